@@ -1,0 +1,41 @@
+"""hcviz: widen a language model by HyperCloning, train it, and see what its copies do.
+
+The names below are loaded on first use, so that ``import hcviz`` and ``hcviz --help`` stay fast.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_ROOM = {
+    "clone": "cloning",
+    "verify": "verify",
+    "Report": "verify",
+    "layout": "layout",
+    "load": "sources",
+    "pretrain": "sources",
+    "train": "training",
+    "Run": "runs",
+    "measure": "metrics",
+    "explore": "explore",
+    "HcvizError": "errors",
+    "CloneError": "errors",
+}
+__all__ = [*_ROOM, "plots"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the room of a public name when it is first asked for."""
+    if name == "plots":
+        return import_module("hcviz.plots")
+    if name in _ROOM:
+        value = getattr(import_module(f"hcviz.{_ROOM[name]}"), name)
+        globals()[name] = value  # a room of the same name (hcviz.verify) must not shadow its verb
+        return value
+    raise AttributeError(f"module 'hcviz' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return [*__all__, "__version__"]

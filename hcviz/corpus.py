@@ -1,0 +1,189 @@
+"""Tokenise a text, hold out whole documents, and pack the rest into blocks of equal length.
+
+Shapes: N blocks, C context, V vocabulary.
+"""
+
+import dataclasses
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hcviz.documents import Document, read_documents
+from hcviz.errors import HcvizError
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """Packed token blocks of a text, with held-out documents.
+
+    Documents follow one another with an end-of-text token after each; the tail that does not fill a block is left
+    out. ``bytes_per_token`` turns a mean loss over all predicted held-out tokens into bits per byte of text: the
+    separators' nats are counted, their bytes are not.
+    """
+
+    name: str
+    train: torch.Tensor
+    """int64 [N_train, C]"""
+    heldout: torch.Tensor
+    """int64 [N_heldout, C]"""
+    fingerprint: str
+    """SHA-256 of the documents, their split and the tokenizer."""
+    bytes_per_token: float
+    """Text bytes per predicted held-out token."""
+    heldout_groups: tuple[str, ...]
+    documents: int
+    text_bytes: int
+    seed: int
+    holdout: float
+    origin: dict[str, str]
+
+    @property
+    def context(self) -> int:
+        """Tokens in a block."""
+        return self.train.shape[1]
+
+    @property
+    def train_tokens(self) -> int:
+        """Tokens in one epoch."""
+        return self.train.numel()
+
+    def bits_per_byte(self, nats_per_token: float) -> float:
+        """Turn a mean held-out loss in nats per token into bits per byte of text."""
+        return nats_per_token / self.bytes_per_token / math.log(2)
+
+    def describe(self) -> dict[str, Any]:
+        """Summarise the corpus in plain values, for ``run.json`` and for people."""
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "documents": self.documents,
+            "heldout_documents": len(self.heldout_groups),
+            "text_bytes": self.text_bytes,
+            "context": self.context,
+            "train_tokens": self.train_tokens,
+            "heldout_tokens": self.heldout.numel(),
+            "bytes_per_token": round(self.bytes_per_token, 6),
+            "holdout": self.holdout,
+            "seed": self.seed,
+            "origin": self.origin,
+        }
+
+
+def load_corpus(
+    name_or_path: str | Path = "asv", *, tokenizer: Any, context: int = 256, holdout: float = 0.05, seed: int = 0
+) -> Corpus:
+    """Read, split, tokenise and pack a text.
+
+    Args:
+        name_or_path: See `hcviz.documents.read_documents`.
+        tokenizer: A Hugging Face tokenizer with an end-of-text token.
+        context: Tokens in a block.
+        holdout: Share of the documents that is held out. The same seed holds out the same chapters of ``asv``,
+            ``kjv`` and ``asv+kjv``.
+        seed: Of the choice of held-out documents; not of the training order.
+
+    Returns:
+        The `Corpus`.
+
+    Raises:
+        HcvizError: If the corpus is unknown, empty, or too short for one block on either side.
+
+    Example:
+        >>> from hcviz.sources import source_path
+        >>> from transformers import AutoTokenizer
+        >>> corpus = load_corpus("asv", tokenizer=AutoTokenizer.from_pretrained(source_path("opt")), context=128)
+        >>> corpus.train.shape[1], len(corpus.heldout_groups)
+        (128, 60)
+    """
+    if not 0 < holdout < 1:
+        raise HcvizError(f"holdout must lie between 0 and 1, not {holdout}: it is a share of the documents.")
+    if context < 2:
+        raise HcvizError(f"context must be at least 2 tokens, not {context}.")
+    if tokenizer.eos_token_id is None:
+        raise HcvizError(
+            f"The tokenizer {tokenizer.name_or_path!r} has no end-of-text token to put between documents. "
+            "Set one: tokenizer.eos_token = ..."
+        )
+    name = str(name_or_path)
+    documents, origin = read_documents(name_or_path)
+    train, heldout = split_documents(documents, holdout=holdout, seed=seed, name=name)
+    blocks = {
+        "train": _pack(train, tokenizer, context, f"The training part of {name!r}"),
+        "heldout": _pack(heldout, tokenizer, context, f"The held-out part of {name!r}"),
+    }
+    return Corpus(
+        name=name,
+        **blocks,
+        fingerprint=_fingerprint(train, heldout, tokenizer),
+        bytes_per_token=_bytes_per_token(blocks["heldout"], heldout, tokenizer),
+        heldout_groups=tuple(dict.fromkeys(document.group for document in heldout)),
+        documents=len(documents),
+        text_bytes=sum(len(document.text.encode()) for document in documents),
+        seed=seed,
+        holdout=holdout,
+        origin=origin,
+    )
+
+
+def split_documents(
+    documents: list[Document], *, holdout: float = 0.05, seed: int = 0, name: str = "corpus"
+) -> tuple[list[Document], list[Document]]:
+    """Split documents into train and held-out by their group, each side in the given order.
+
+    Raises:
+        HcvizError: If there are fewer than two groups, so that one cannot be held out whole.
+    """
+    documents = [document for document in documents if document.text.strip()]
+    groups = sorted({document.group for document in documents})
+    if len(groups) < 2:
+        raise HcvizError(
+            f"The corpus {name!r} holds {len(groups)} documents; two are needed, one to train on and one to hold out. "
+            "Separate documents by blank lines (.txt), by <|endoftext|>, or write one a line (.jsonl)."
+        )
+    order = np.random.default_rng(seed).permutation(len(groups))
+    count = min(len(groups) - 1, max(1, math.ceil(holdout * len(groups))))
+    chosen = {groups[i] for i in order[:count]}
+    train = [document for document in documents if document.group not in chosen]
+    return train, [document for document in documents if document.group in chosen]
+
+
+def _pack(documents: list[Document], tokenizer: Any, context: int, what: str) -> torch.Tensor:
+    """Tokenise documents, join them with end-of-text tokens, cut into blocks: int64 [N, C]."""
+    rows = tokenizer([document.text for document in documents], add_special_tokens=False, verbose=False)["input_ids"]
+    tokens = np.concatenate([np.asarray([*row, tokenizer.eos_token_id], dtype=np.int64) for row in rows])
+    count = len(tokens) // context
+    if count == 0:
+        raise HcvizError(
+            f"{what} is too short: {len(tokens)} tokens, and one block needs {context}. "
+            "Give more text, a smaller context, or a larger holdout."
+        )
+    return torch.from_numpy(tokens[: count * context].reshape(count, context).copy())
+
+
+def _bytes_per_token(blocks: torch.Tensor, documents: list[Document], tokenizer: Any) -> float:
+    """Count text bytes per predicted token, exactly for byte-level tokenizers, else the mean over the documents."""
+    vocabulary = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if type(getattr(backend, "decoder", None)).__name__ == "ByteLevel":
+        # in a byte-level vocabulary every character stands for one byte
+        special = set(tokenizer.all_special_ids)
+        sizes = torch.tensor([0 if i in special else len(token) for i, token in enumerate(vocabulary)])
+        predicted = blocks[:, 1:]  # the first token of a block has nothing before it to be predicted from
+        return sizes[predicted].sum().item() / predicted.numel()
+    rows = tokenizer([document.text for document in documents], add_special_tokens=False, verbose=False)["input_ids"]
+    return sum(len(document.text.encode()) for document in documents) / sum(len(row) + 1 for row in rows)
+
+
+def _fingerprint(train: list[Document], heldout: list[Document], tokenizer: Any) -> str:
+    """Hash what the model will see and what it will not, so that two runs can be told to be comparable."""
+    digest = hashlib.sha256()
+    for side, documents in (("train", train), ("heldout", heldout)):
+        for document in documents:
+            digest.update(f"\x1e{side}\x1f{document.group}\x1f{document.text}".encode())
+    for token, index in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
+        digest.update(f"\x1e{index}\x1f{token}".encode())
+    return digest.hexdigest()

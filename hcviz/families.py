@@ -1,0 +1,33 @@
+"""What a model family does that its shapes do not tell: exceptions only, as data.
+
+Everything else about an architecture is read off it (see ``hcviz.infer``). A family that is not listed
+has no exceptions; the tiny twin of every clone (``hcviz.twin``) finds out if that is wrong.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """The exceptions of one ``config.model_type``."""
+
+    embed_power: float = 0.0
+    """The model multiplies its token embeddings by ``hidden_size ** embed_power``."""
+    norm_offset: float = 0.0
+    """A norm's gain is ``norm_offset + weight``; needed where the final norm takes the head's 1/n."""
+    follows_hidden: tuple[str, ...] = ()
+    """Configuration fields that grow with ``hidden_size`` when they equal it."""
+
+
+_GEMMA = Family(embed_power=0.5, norm_offset=1.0)
+FAMILIES = {
+    "gemma": _GEMMA,
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
+    "opt": Family(follows_hidden=("word_embed_proj_dim",)),
+}
+
+
+def family_of(config) -> Family:
+    """Return the exceptions of a configuration's family (none for most)."""
+    return FAMILIES.get(config.model_type, Family())

@@ -1,0 +1,169 @@
+"""Grow a whole model: every tensor by its axes, the constants folded, the stock class around them."""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import PreTrainedModel
+
+from hcviz.blocks import TensorAxes, wide_shape
+from hcviz.errors import CloneError
+from hcviz.expansion import Expansion, widen
+from hcviz.families import family_of
+from hcviz.infer import tensors
+from hcviz.widths import resized
+
+
+def recipe(factors: Mapping[str, int], form: Expansion, config) -> dict:
+    """Return what a clone's configuration says of its making, JSON-ready."""
+    return {
+        "factors": dict(factors),
+        "expansion": form.form,
+        "snr_db": form.snr_db,
+        "seed": form.seed,
+        "source": getattr(config, "_name_or_path", "") or None,
+    }
+
+
+def ties(model: PreTrainedModel) -> bool:
+    """Tell whether the output head is the input embedding."""
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight
+
+
+@torch.no_grad()
+def grow(
+    source: PreTrainedModel,
+    axes: Mapping[str, TensorAxes],
+    factors: Mapping[str, int],
+    form: Expansion,
+    tie: str,
+) -> PreTrainedModel:
+    """Build the wide model around the widened tensors; nothing of its size is initialised.
+
+    Args:
+        source: The model to widen.
+        axes: The axes of its tensors.
+        factors: The factor of each axis.
+        form: The expansion.
+        tie: ``keep`` or ``untie``.
+
+    Raises:
+        CloneError: Naming the first tensor whose widened shape is not what the wide model wants.
+    """
+    config = resized(source.config, **factors)
+    config.hcviz = recipe(factors, form, source.config)
+    found = tensors(source)
+    scales, head = _scales(source, axes, factors, tie)
+    if head is not None:
+        config.tie_word_embeddings = False
+    config.dtype = source.dtype
+    with init_empty_weights(include_buffers=False):
+        wide = type(source)(config)
+    expected = tensors(wide)
+    for name, tensor in found.items():
+        shape, target = wide_shape(axes[name], factors), tuple(expected[name].shape)
+        if shape != target:
+            raise CloneError(
+                f"{name}: widened by {dict(factors)} its shape {tuple(tensor.shape)} becomes {shape}, but "
+                f"{type(source).__name__} wants {target}. This family cannot grow these axes apart; "
+                "leave heads and kv_heads out, so that they follow hidden."
+            )
+        _assign(wide, name, _widened(name, tensor, axes[name], factors, form, scales))
+    if head is not None:
+        name, parameter = head
+        _assign(wide, name, widen(name, parameter, _axes_of_head(axes, source), factors, form))
+    elif ties(source):
+        wide.tie_weights()
+    missing = [name for name, tensor in tensors(wide).items() if tensor.is_meta]
+    if missing:
+        raise CloneError(f"{missing[0]} has no counterpart in the source; this model cannot be widened yet.")
+    kinds = {name: buffer.dtype for name, buffer in source.named_buffers()}
+    for name, buffer in wide.named_buffers():
+        if name in kinds:
+            _assign(wide, name, buffer.to(kinds[name]))
+    wide.to(source.device)
+    wide.generation_config = copy.deepcopy(source.generation_config)
+    return wide.eval()
+
+
+def _widened(name, tensor, axes, factors, form, scales) -> torch.Tensor:
+    """Widen one tensor with the constant that is folded into it."""
+    scale, offset = scales.get(name, (1.0, 0.0))
+    wide = widen(name, tensor, axes, factors, form, scale)
+    return wide + (scale - 1) * offset if offset and scale != 1 else wide
+
+
+def _scales(source, axes, factors, tie):
+    """Return the folded constants ``{name: (scale, offset of the gain)}`` and a new head if it is untied.
+
+    A model that multiplies embeddings by hidden**p gets them divided by n**p. A tied head reads n copies
+    of what it would read once; the final norm's gain (and bias) takes its 1/n.
+    """
+    family, n = family_of(source.config), factors["hidden"]
+    embedding = source.get_input_embeddings().weight
+    name_of = {id(tensor): name for name, tensor in tensors(source).items()}
+    embed_name = name_of[id(embedding)]
+    reads_hidden = any(s.axes() == ("hidden",) for dim in axes[embed_name] for s in dim.segments)
+    if n == 1 or not reads_hidden:
+        return {}, _untied(source) if tie == "untie" and ties(source) else None
+    multiplier = [_multiplier(source, family.embed_power, width) for width in (1, n)]
+    embed_scale = multiplier[0] / multiplier[1]
+    scales = {embed_name: (embed_scale, 0.0)} if family.embed_power else {}
+    if not ties(source):
+        return scales, None
+    norm = _final_norm(source, axes)
+    if tie == "keep" and norm:
+        for name in norm:
+            offset = family.norm_offset if name.endswith("weight") else 0.0
+            scales[name] = (1 / (n * embed_scale), offset)
+        return scales, None
+    return scales, _untied(source)
+
+
+def _multiplier(source, power: float, factor: int) -> float:
+    """Return the number by which a model multiplies its embeddings, rounded as the model rounds it."""
+    exact = torch.tensor((source.config.hidden_size * factor) ** power, dtype=torch.float32)
+    return exact.to(source.dtype).item()
+
+
+def _untied(source):
+    """Return the name and the weight of the head that a clone gets for itself."""
+    path = next(p for p, m in source.named_modules() if m is source.get_output_embeddings())
+    return f"{path}.weight", source.get_output_embeddings().weight
+
+
+def _axes_of_head(axes: Mapping[str, TensorAxes], source) -> TensorAxes:
+    """Return the axes of a tied head used on its own: it reads what the embedding writes."""
+    embedding = source.get_input_embeddings().weight
+    name = next(name for name, tensor in tensors(source).items() if tensor is embedding)
+    index, write = axes[name]
+    return type(index)("write", index.segments), type(write)("read", write.segments)
+
+
+def _final_norm(source, axes) -> list[str]:
+    """Return the names of the final norm's gain and bias: the last norm outside the layers."""
+    found = [
+        path
+        for path, module in source.named_modules()
+        if not any(part.isdigit() for part in path.split("."))
+        and getattr(module, "weight", None) is not None
+        and module.weight.dim() == 1
+        and axes[f"{path}.weight"][0].segments[0].axes() == ("hidden",)
+    ]
+    if not found:
+        return []
+    return [f"{found[-1]}.{part}" for part in ("weight", "bias") if f"{found[-1]}.{part}" in axes]
+
+
+def _assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    """Put a tensor in the place of a parameter or buffer."""
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    if leaf in module._parameters:
+        keep = module._parameters[leaf].requires_grad
+        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=keep)
+    else:
+        module._buffers[leaf] = tensor

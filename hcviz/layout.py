@@ -1,0 +1,49 @@
+"""layout(): which axes every tensor of a model has, written and read."""
+
+import pandas as pd
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from hcviz.expansion import Expansion
+from hcviz.infer import infer
+from hcviz.twin import resolve_fusing
+from hcviz.widths import resolve_factors
+
+
+class Layout(dict):
+    """The axes of every tensor by name; prints as a table."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per tensor: its name and what each dimension is."""
+        rows = [{"tensor": name, "axes": " x ".join(map(str, dims))} for name, dims in self.items()]
+        return pd.DataFrame(rows, columns=["tensor", "axes"])
+
+    def __str__(self) -> str:
+        return self.to_frame().to_string(index=False)
+
+
+def layout(model: PreTrainedModel | PreTrainedConfig) -> Layout:
+    """Return the axes of every tensor of a causal language model, read off its architecture.
+
+    Args:
+        model: A model, or its configuration; no weight is looked at.
+
+    Returns:
+        ``{tensor name: (Dim, ...)}``, a :class:`~hcviz.blocks.Dim` per dimension. A clone has the layout of
+        its own widths; its factors are in ``config.hcviz["factors"]``.
+
+    Raises:
+        CloneError: If the architecture is not understood, naming the first tensor that is not.
+
+    Example:
+        >>> from transformers import LlamaConfig
+        >>> axes = layout(LlamaConfig(hidden_size=32, num_attention_heads=4, num_hidden_layers=1))
+        >>> " x ".join(map(str, axes["model.layers.0.mlp.up_proj.weight"]))
+        'write ffn x read hidden'
+    """
+    if isinstance(model, PreTrainedModel):
+        config, model_class = model.config, type(model)
+    else:
+        config, model_class = model, AutoModelForCausalLM._model_mapping[type(model)]
+    probe = resolve_factors(config)
+    fusing = resolve_fusing(config, model_class, probe, Expansion(), "keep", check=False)
+    return Layout(infer(config, model_class, fusing))

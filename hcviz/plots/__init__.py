@@ -1,0 +1,29 @@
+"""Figures: a tidy frame in, matplotlib axes out; nothing here imports torch.
+
+Each function takes ``ax=`` (its axes; None makes a figure) and, where there are arms, ``hue=``.
+Functions with one panel return their axes, those with several an array of axes. Enter
+``theme.context("talk")`` for larger ones; matplotlib's own settings are never changed.
+
+To add a figure: a function in one of the files here, decorated with ``theme.themed``, that reads its rows
+with ``_frames.metric`` and its axes with ``_axes.panels``; then its name below.
+"""
+
+from hcviz.plots._cosine import cosine
+from hcviz.plots._frames import kind
+from hcviz.plots._heatmaps import antisymmetric, blocks, matrix_frame, pairs
+from hcviz.plots._loss import loss
+from hcviz.plots._saving import save
+from hcviz.plots._symmetry import ledger, spectrum
+
+__all__ = [
+    "antisymmetric",
+    "blocks",
+    "cosine",
+    "kind",
+    "ledger",
+    "loss",
+    "matrix_frame",
+    "pairs",
+    "save",
+    "spectrum",
+]

@@ -1,0 +1,191 @@
+"""What several figures share: panels, step axes, outside legends, end labels, the locked strip."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.transforms import ScaledTranslation, Transform
+
+from hcviz import theme
+from hcviz.errors import HcvizError
+from hcviz.theme import Arm
+
+
+def panels(
+    count: int,
+    ax: Axes | Sequence[Axes] | None,
+    *,
+    columns: int = 4,
+    tall: float = 0.8,
+    side: float = 0.0,
+    lines: float = 3.0,
+    **shared: Any,
+) -> np.ndarray:
+    """Return ``count`` axes: new ones in the context's width, or the caller's.
+
+    Args:
+        count: How many are needed.
+        ax: The caller's axes, or None.
+        columns: Most in a row.
+        tall: Height of a panel over its width.
+        side: Inches right of the panels that are not theirs (a colour bar).
+        lines: Lines of text above and below all panels together.
+        shared: ``sharex``, ``sharey``.
+
+    Raises:
+        HcvizError: If the caller's are not ``count``.
+    """
+    if ax is not None:
+        given = np.ravel(np.asarray(ax, dtype=object))
+        if len(given) != count:
+            raise HcvizError(f"This figure needs {count} axes, and {len(given)} were given as ax=.")
+        return given
+    columns = min(count, columns)
+    rows = -(-count // columns)
+    width, line = plt.rcParams["figure.figsize"][0], plt.rcParams["font.size"] / 72 * 1.35
+    # 3.5 lines beside a panel are its tick labels, 2.4 above and below it its title and ticks.
+    panel = (width - side - 3.5 * line) / columns - 0.8 * line
+    height = rows * (min(panel * tall, 0.45 * width) + 2.4 * line) + lines * line
+    _, grid = plt.subplots(
+        rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **shared
+    )
+    flat = grid.ravel()
+    for spare in flat[count:]:
+        spare.remove()
+    return flat[:count]
+
+
+def draw(ax: Axes, x: Any, y: Any, look: Arm, **options: Any) -> Line2D:
+    """Draw one line in the look of its arm, with a marker on about ten of its points."""
+    every = max(1, len(np.atleast_1d(x)) // 10)
+    style = {
+        "color": look.color,
+        "linestyle": look.linestyle,
+        "marker": look.marker,
+        "markevery": every,
+        "markeredgecolor": look.color if look.marker in "xX+" else "white",
+        "markeredgewidth": 0.9 if look.marker == "x" else 0.4,
+    }
+    return ax.plot(x, y, **(style | options))[0]
+
+
+def step_axis(ax: Axes, steps: Iterable[int], label: str = "training step") -> None:
+    """Make x logarithmic in the step, with room for step 0."""
+    last = max(int(max(steps)), 1)
+    ax.set_xscale("symlog", linthresh=1, linscale=0.35)
+    decades = [10**k for k in range(int(np.log10(last)) + 1)]
+    ticks = [0, *decades]
+    if last / decades[-1] > 2.5:
+        ticks.append(last)
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.set_xlim(-0.12, last * 1.12)
+    ax.set_xlabel(label)
+
+
+def legend(
+    axes: Sequence[Axes], looks: dict[str, Arm], extra: Sequence[Any] = (), *, own: bool
+) -> None:
+    """Put one legend for all panels outside of them: under our own figure, else right of the last."""
+    width = plt.rcParams["lines.linewidth"]
+    handles = [
+        Line2D(
+            [], [], label=name, linewidth=width, color=look.color, linestyle=look.linestyle, marker=look.marker,
+            markeredgecolor=look.color if look.marker in "xX+" else "white", markeredgewidth=0.4 + 0.5 * (look.marker == "x"),
+        )
+        for name, look in looks.items()
+    ]  # fmt: skip
+    handles += list(extra)
+    if own:
+        columns = len(handles) if len(handles) <= 5 else -(-len(handles) // 2)
+        axes[0].figure.legend(
+            handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.4
+        )
+    else:
+        axes[-1].legend(
+            handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0
+        )
+
+
+def titles(axes: Sequence[Axes], title: str, note: str = "", *, own: bool) -> None:
+    """Set the title of the whole figure and a note under it; the caller's figures are left alone."""
+    if own:
+        axes[0].figure.suptitle(title, x=0.01, ha="left")
+        if note:
+            axes[0].figure.supxlabel(note, x=0.01, ha="left", color=theme.MUTED, fontstyle="italic",
+                                     fontsize=plt.rcParams["font.size"])  # fmt: skip
+
+
+def end_labels(ax: Axes, ends: dict[str, tuple[float, float, str]], looks: dict[str, Arm]) -> None:
+    """Write a text at each line's right end, pushed apart so that none covers another.
+
+    Args:
+        ax: Axes whose limits are final; its figure is laid out, as the gaps depend on the height.
+        ends: Name -> (x, y, text) of the last point.
+        looks: Name -> look.
+    """
+    size = 0.95 * plt.rcParams["font.size"]
+    names = sorted(ends, key=lambda name: ends[name][1])
+    points = [ax.transData.transform(ends[name][:2]) for name in names]
+    at = ax.transAxes.inverted().transform(points)
+    # Room for the texts is made first: the panels are narrower, not lower, than before.
+    ax.figure.draw_without_rendering()
+    inches = ax.get_window_extent().height / ax.figure.dpi
+    heights = _apart(np.clip(at[:, 1], 0.0, 1.0), 1.22 * size / 72 / max(inches, 0.5))
+    for name, (x, y), height in zip(names, at, heights, strict=True):
+        look = looks[name]
+        ax.annotate(
+            ends[name][2], xy=(x, y), xytext=(1.0, height), xycoords="axes fraction",
+            textcoords=_beside(ax, 9), va="center", ha="left", color=_readable(look.color), fontsize=size,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": look.color, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3},
+        )  # fmt: skip
+
+
+def _beside(ax: Axes, points: float) -> Transform:
+    """Return axes fractions, moved right by some points."""
+    return ax.transAxes + ScaledTranslation(points / 72, 0, ax.figure.dpi_scale_trans)
+
+
+def _apart(wanted: np.ndarray, gap: float) -> np.ndarray:
+    """Return sorted positions at least ``gap`` apart, in total as near to the wanted as can be."""
+    # Removing i * gap turns the task into isotonic regression: pool neighbours that disagree.
+    pools: list[list[float]] = []
+    for i, value in enumerate(wanted):
+        pools.append([value - i * gap, 1.0])
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            mean, n = pools.pop()
+            other, m = pools.pop()
+            pools.append([(mean * n + other * m) / (n + m), n + m])
+    flat = np.concatenate([np.full(int(n), mean) for mean, n in pools])
+    return flat + gap * np.arange(len(wanted))
+
+
+def _readable(color: str) -> str:
+    """Darken a light colour until it reads as text on white."""
+    rgb = np.asarray(to_rgb(color))
+    while theme.lightness(rgb) > 50:
+        rgb = rgb * 0.94
+    return to_hex(rgb)
+
+
+def means(rows: pd.DataFrame, by: str, value: str = "value") -> pd.DataFrame:
+    """Return mean, min, max and count of a value for every ``by``, sorted by it."""
+    return rows.groupby(by)[value].agg(["mean", "min", "max", "count"]).sort_index()
+
+
+def split(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return one frame per weight (and part of a fused one), sorted by step."""
+    return [line.sort_values("step") for _, line in rows.groupby("weight")]
+
+
+def thin(look: Arm) -> dict[str, Any]:
+    """Return how the line of a single weight looks beside the mean of its arm."""
+    return {"color": look.color, "linewidth": 0.5, "alpha": 0.45, "label": "_thin"}

@@ -1,0 +1,173 @@
+"""Loss over training: all arms, those near the source from close by, and their gap to the source."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from hcviz import theme
+from hcviz.errors import HcvizError
+from hcviz.plots import _axes, _frames
+
+_X_LABELS = {"tokens": "training tokens", "step": "training step", "seconds": "seconds of training"}
+_SPLITS = {"heldout": "held-out", "train": "training"}
+_MINUS = "\N{MINUS SIGN}"
+
+
+@theme.themed
+def loss(
+    history: pd.DataFrame,
+    *,
+    hue: str = "run",
+    x: str = "tokens",
+    split: str = "heldout",
+    reference: str | float | None = "source",
+    against: str | None = "source",
+    ax: Axes | None = None,
+    title: str | None = None,
+) -> Axes:
+    """Draw the loss of every arm over training, with its last value at the line's end.
+
+    Clones mostly end within hundredths of the source, and a random start far above. So a figure of
+    its own (``ax`` is None) has, beside all arms, a second panel with the arms near the best one if
+    some are far, and a third with the differences from the arm ``against`` at the same x: the fair
+    control. Rows of one arm at one x (seeds) become their mean and a band from lowest to highest.
+
+    Args:
+        history: Rows with ``hue``, ``x``, split and loss (nats per token), as ``Run.history``.
+        hue: Column that tells the arms.
+        x: ``tokens``, ``step`` or ``seconds``.
+        split: ``heldout`` or ``train``.
+        reference: A dashed level: an arm, whose first loss it is, or a number; None draws none.
+        against: The arm of the difference panel; None, or an arm that is not there, draws none.
+        ax: Axes for all arms; then there are no other panels.
+        title: Title of the figure, where ``ax`` is None; None writes one.
+
+    Returns:
+        The axes with all arms; ``axes.figure.axes`` are all of them.
+
+    Raises:
+        HcvizError: If columns or rows are missing.
+
+    Example:
+        >>> rows = {"run": "source", "tokens": [0, 9], "split": "heldout", "loss": [3.4, 3.2]}
+        >>> loss(pd.DataFrame(rows)).get_xlabel()
+        'training tokens'
+    """
+    _frames.need(history, [hue, x, "split", "loss"], "The loss figure")
+    rows = history[(history["split"] == split) & np.isfinite(history["loss"].astype(float))]
+    if rows.empty:
+        there = ", ".join(sorted(map(str, history["split"].unique()))) or "nothing"
+        raise HcvizError(f"The history has no finite loss of the split {split!r}; it has {there}.")
+    looks = theme.arms(theme.arm_order(rows[hue]))
+    curves = {name: _axes.means(rows[rows[hue].astype(str) == name], x, "loss") for name in looks}
+    best = min(curve["mean"].iloc[-1] for curve in curves.values())
+    near = {name: curve for name, curve in curves.items() if curve["mean"].iloc[-1] < 1.15 * best}
+    zoom = ax is None and len(near) < len(curves)
+    gap = ax is None and against in curves and len(curves) > 1 and x != "seconds"
+    axes = _axes.panels(1 + zoom + gap, ax, tall=1.1 if zoom and gap else 0.8, lines=5)
+    named = len(axes) == 1
+    what = f"{_SPLITS.get(split, split)} loss"
+    level = _level_of(reference, curves)
+    for panel, some in zip(axes, [curves, *[near] * zoom], strict=False):
+        for name, curve in some.items():
+            _axes.draw(
+                panel, curve.index.to_numpy(), curve["mean"].to_numpy(), looks[name], label=name
+            )
+            if (curve["count"] > 1).any():
+                panel.fill_between(
+                    curve.index,
+                    curve["min"],
+                    curve["max"],
+                    color=looks[name].color,
+                    alpha=0.15,
+                    linewidth=0,
+                )
+        if level is not None:
+            _draw_level(panel, *level)
+    axes[0].set_ylabel(f"{what} (nats per token)")
+    ends = [
+        {n: (c.index[-1], c["mean"].iloc[-1]) for n, c in some.items()} for some in (curves, near)
+    ]
+    ends = ends[: 1 + zoom]
+    if gap:
+        ends.append(_gap_panel(axes[-1], curves, looks, str(against)))
+        axes[-1].set_title(f"minus “{against}”, same {x}")
+    for panel in axes:
+        panel.set_xlabel(_X_LABELS.get(x, x))
+        panel.margins(x=0.02)
+        panel.xaxis.set_major_locator(MaxNLocator(4 if len(axes) > 2 else 6))
+        panel.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    if not named:
+        axes[0].set_title("all arms (lower is better)")
+        if zoom:
+            axes[1].set_title("from close by")
+        _axes.legend(axes, looks, own=True)
+    _axes.titles(axes, title or f"{what.capitalize()} over training", own=ax is None)
+    for i, (panel, end) in enumerate(zip(axes, ends, strict=True)):
+        last = gap and i == len(axes) - 1
+        texts = {
+            n: _signed(y) if last else f"{y:.2f}" if i == 0 else f"{y:.3f}"
+            for n, (_, y) in end.items()
+        }
+        texts = {n: f"{n} {text}" for n, text in texts.items()} if named else texts
+        _axes.end_labels(panel, {n: (*end[n], texts[n]) for n in end}, looks)
+    return axes[0]
+
+
+def _level_of(reference: str | float | None, curves: dict) -> tuple[float, str] | None:
+    """Return the height and name of the dashed level, if there is one."""
+    if isinstance(reference, str):
+        if reference not in curves:
+            return None
+        return float(curves[reference]["mean"].iloc[0]), f"{reference} at the start"
+    return None if reference is None else (float(reference), "reference")
+
+
+def _draw_level(ax: Axes, level: float, text: str) -> None:
+    """Draw a dashed level with its name over it, at the right, inside the axes."""
+    ax.axhline(
+        level, color=theme.MUTED, linewidth=0.8, linestyle=(0, (6, 3)), zorder=1, label="_reference"
+    )
+    ax.annotate(
+        f"{text}: {level:.2f}", xy=(0.99, level), xycoords=("axes fraction", "data"), xytext=(0, 3),
+        textcoords="offset points", ha="right", va="bottom", color=theme.MUTED, fontstyle="italic",
+    )  # fmt: skip
+
+
+def _gap_panel(ax: Axes, curves: dict[str, pd.DataFrame], looks: dict, against: str) -> dict:
+    """Draw every arm minus one; arms out of proportion get a note and leave the scale alone."""
+    base = curves[against]["mean"]
+    gaps = {
+        name: (curve["mean"] - base).dropna() for name, curve in curves.items() if name != against
+    }
+    gaps = {name: gap for name, gap in gaps.items() if len(gap)}
+    reach = {name: gap.abs().max() for name, gap in gaps.items()}
+    usual = sorted(reach.values())[(len(reach) - 1) // 2] if reach else 0.0
+    far = [name for name, size in reach.items() if size > 8 * max(usual, 0.02)]
+    ax.axhline(0.0, color=looks[against].color, linewidth=1.0, zorder=1.5, label="_zero")
+    ends = {against: (base.index[-1], 0.0)}
+    for name, gap in gaps.items():
+        if name not in far:
+            _axes.draw(ax, gap.index.to_numpy(), gap.to_numpy(), looks[name], label=name)
+            ends[name] = (gap.index[-1], gap.iloc[-1])
+    ax.margins(y=0.1)
+    if far:
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high + (0.06 + 0.09 * len(far)) * (high - low))
+        notes = [f"{name} ends {_signed(gaps[name].iloc[-1])}, above" for name in far]
+        ax.text(0.98, 0.99, "\n".join(notes), transform=ax.transAxes, ha="right", va="top",
+                color=theme.MUTED, fontstyle="italic")  # fmt: skip
+    return ends
+
+
+def _signed(value: float) -> str:
+    text = f"{value:+.3f}" if abs(value) < 1 else f"{value:+.2f}"
+    return "0" if value == 0 else text.replace("-", _MINUS)
+
+
+def _thousands(value: float, _: object) -> str:
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"

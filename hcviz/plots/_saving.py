@@ -1,0 +1,109 @@
+"""Save a figure as a paper needs it: PNG, SVG, the data behind it, and the command that made it."""
+
+import io
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import hcviz
+from hcviz.errors import HcvizError
+
+_SAVING = {"svg.hashsalt": "hcviz", "svg.fonttype": "none", "savefig.facecolor": "white"}
+
+
+def save(
+    figure: Figure | Axes | Sequence[Axes] | np.ndarray,
+    stem: str | Path,
+    *,
+    data: pd.DataFrame | None = None,
+    command: str | None = None,
+    dpi: int = 160,
+) -> dict[str, Path]:
+    """Write ``stem.png``, ``stem.svg``, ``stem.csv`` (the data) and ``stem.json`` (how it was made).
+
+    All are drawn in memory first and then put in place by rename, so that a failure leaves the old ones.
+    The CSV is plain; the command is in the JSON, and inside the PNG and SVG as their description.
+    The same figure gives the same bytes.
+
+    Args:
+        figure: A figure, or axes of it as the plot functions return them.
+        stem: Path without the ending; its folder is made.
+        data: The frame that was drawn; None writes no CSV.
+        command: The command that makes the figure again.
+        dpi: Of the PNG.
+
+    Returns:
+        ``png``, ``svg``, ``csv``, ``json`` -> path, for those written.
+
+    Raises:
+        HcvizError: If the place cannot be written or ``figure`` is no figure.
+
+    Example:
+        >>> import tempfile, matplotlib.figure
+        >>> paths = save(matplotlib.figure.Figure(), Path(tempfile.mkdtemp()) / "empty", command="make demo")
+        >>> json.loads(paths["json"].read_text())["command"]
+        'make demo'
+    """
+    fig = _figure(figure)
+    stem = Path(stem)
+    written = {
+        ending: stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "svg", "csv", "json")
+    }
+    content = {}
+    with mpl.rc_context(_SAVING):
+        about = {"Title": stem.name, "Description": command or ""}
+        for ending, metadata in (("png", about), ("svg", about | {"Date": None})):
+            buffer = io.BytesIO()
+            fig.savefig(buffer, format=ending, dpi=dpi, metadata=metadata)
+            content[ending] = buffer.getvalue()
+    if data is not None:
+        content["csv"] = data.to_csv(index=False, lineterminator="\n").encode()
+    record = {
+        "command": command,
+        "hcviz": hcviz.__version__,
+        "matplotlib": mpl.__version__,
+        "files": [written[ending].name for ending in content],
+        "data": None
+        if data is None
+        else {"rows": len(data), "columns": [str(name) for name in data]},
+    }
+    content["json"] = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        _replace_all({written[ending]: text for ending, text in content.items()})
+    except OSError as error:
+        raise HcvizError(
+            f"Cannot save the figure as {stem}.*: {error}. Choose a writable folder."
+        ) from error
+    return {ending: written[ending] for ending in content}
+
+
+def _replace_all(content: dict[Path, bytes]) -> None:
+    """Write every file beside its place, then rename them all."""
+    scratch = {path: path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}") for path in content}
+    try:
+        for path, text in content.items():
+            scratch[path].write_bytes(text)
+        for path, beside in scratch.items():
+            os.replace(beside, path)
+    finally:
+        for beside in scratch.values():
+            beside.unlink(missing_ok=True)
+
+
+def _figure(given: Any) -> Figure:
+    if isinstance(given, Figure):
+        return given
+    flat = np.ravel(np.asarray(given, dtype=object))
+    if len(flat) and isinstance(flat[0], Axes):
+        return flat[0].figure
+    raise HcvizError(f"save() needs a matplotlib figure or axes, and got a {type(given).__name__}.")

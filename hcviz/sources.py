@@ -1,0 +1,179 @@
+"""The shipped source models: how each is built, where it lies, and how any source is loaded."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from hcviz.errors import HcvizError
+from hcviz.files import data_folder
+
+VOCABULARY = 2048
+CONTEXT = 256
+END_OF_TEXT, PAD = "<|endoftext|>", "<|pad|>"
+_SPECIAL = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a shipped source is built and trained."""
+
+    family: str
+    """The ``model_type`` of transformers."""
+    config: dict[str, Any]
+    """The configuration's fields beyond vocabulary, positions and special tokens."""
+    steps: int
+    batch_size: int = 8
+    lr: float = 3e-3
+    warmup: float = 0.04
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    corpus: str = "asv+kjv"
+    seed: int = 0
+    keep: tuple[int, ...] = ()
+    """Steps whose model is kept as a source of its own, NAME@STEP."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens seen in training."""
+        return self.steps * self.batch_size * CONTEXT
+
+    def model_config(self) -> Any:
+        """Return the transformers configuration."""
+        from transformers import AutoConfig
+
+        return AutoConfig.for_model(
+            self.family,
+            vocab_size=VOCABULARY,
+            max_position_embeddings=CONTEXT,
+            num_hidden_layers=4,
+            **_SPECIAL,
+            **self.config,
+        )
+
+
+def _neox(width: int) -> dict[str, Any]:
+    """Heads of 32 at every width, so that a source cloned by heads has the next one's shape."""
+    return {
+        "hidden_size": width,
+        "num_attention_heads": width // 32,
+        "intermediate_size": 4 * width,
+        "use_parallel_residual": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+        "tie_word_embeddings": False,
+    }
+
+
+_WIDTH = {"hidden_size": 128, "num_attention_heads": 4}
+SOURCES: dict[str, Recipe] = {
+    "gpt-neox": Recipe("gpt_neox", _neox(128), steps=2400, keep=(300, 600, 1200)),
+    "gpt-neox-half": Recipe("gpt_neox", _neox(64), steps=2400, lr=4e-3),
+    "gpt-neox-double": Recipe("gpt_neox", _neox(256), steps=1600, lr=2e-3),
+    "opt": Recipe(
+        "opt",
+        {
+            **_WIDTH,
+            "ffn_dim": 512,
+            "word_embed_proj_dim": 128,
+            "do_layer_norm_before": True,
+            "activation_function": "relu",
+            "dropout": 0.0,
+            "attention_dropout": 0.0,
+            "tie_word_embeddings": True,
+        },
+        steps=2400,
+    ),
+    "olmo": Recipe(
+        "olmo", {**_WIDTH, "intermediate_size": 352, "clip_qkv": None, "tie_word_embeddings": False}, steps=2400
+    ),
+    "llama": Recipe(
+        "llama",
+        {**_WIDTH, "num_key_value_heads": 2, "intermediate_size": 352, "tie_word_embeddings": True},
+        steps=2400,
+    ),
+}
+"""The shipped sources by name. ``NAME@STEP`` names an earlier checkpoint of the ones that keep some."""
+
+
+def source_path(name: str) -> Path:
+    """Return the folder of a shipped source.
+
+    Args:
+        name: A key of `SOURCES`, or ``NAME@STEP``.
+
+    Raises:
+        HcvizError: If there is no such source, or its folder is missing.
+
+    Example:
+        >>> source_path("gpt-neox@300").name
+        'gpt-neox-step-300'
+    """
+    base, _, step = name.partition("@")
+    known = [*SOURCES, *(f"{other}@{kept}" for other, recipe in SOURCES.items() for kept in recipe.keep)]
+    if name not in known:
+        raise HcvizError(f"Unknown source 'nano:{name}'. The shipped ones are {', '.join(known)}.")
+    path = data_folder() / "sources" / (f"{base}-step-{step}" if step else base)
+    if not (path / "model.safetensors").is_file():
+        raise HcvizError(f"The shipped source {name!r} is missing at {path}. Make it: hcviz pretrain {base}")
+    return path
+
+
+def load(spec: str | Path, *, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """Load a source model and its tokenizer.
+
+    Args:
+        spec: ``"nano:NAME"`` for a shipped source, a folder, or the id of a model of the Hugging Face hub.
+        trust_remote_code: Run code that comes with the model. Weights are read from safetensors only, either way.
+
+    Returns:
+        The model in eval mode and its own dtype, and the tokenizer.
+
+    Raises:
+        HcvizError: If it cannot be found or read.
+
+    Example:
+        >>> model, tokenizer = load("nano:llama")
+        >>> model.config.model_type, len(tokenizer)
+        ('llama', 2048)
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    spec = str(spec)
+    place = str(source_path(spec.removeprefix("nano:"))) if spec.startswith("nano:") else spec
+    if not Path(place).is_dir() and place.startswith((".", "/", "~")):
+        raise HcvizError(f"There is no folder {spec!r}. Give a model folder, a hub id, or nano:NAME.")
+    options = {"trust_remote_code": trust_remote_code}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, **options).eval()
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+    except Exception as error:  # the loaders raise many unrelated kinds
+        raise HcvizError(
+            f"The model {spec!r} cannot be loaded: {str(error).strip()} Needed are config.json, whole safetensors "
+            f"weights and a tokenizer. Give a model folder, a hub id, or one of "
+            f"{', '.join('nano:' + name for name in SOURCES)}."
+        ) from error
+    return model, tokenizer
+
+
+def tokenizer_for(model: Any) -> Any:
+    """Find the tokenizer of a model: in its own folder, in its source's, or the shipped one if it fits.
+
+    Raises:
+        HcvizError: If none is found.
+    """
+    from transformers import AutoTokenizer
+
+    recipe = getattr(model.config, "hcviz", None) or {}
+    for place in (model.config.name_or_path, recipe.get("source")):
+        if not place:
+            continue
+        if str(place).startswith("nano:"):
+            place = source_path(str(place).removeprefix("nano:"))
+        try:
+            return AutoTokenizer.from_pretrained(place)
+        except Exception:  # not there; try the next place
+            continue
+    if model.config.vocab_size == VOCABULARY:
+        return AutoTokenizer.from_pretrained(data_folder() / "sources" / "tokenizer")
+    raise HcvizError(
+        f"No tokenizer was found for this {type(model).__name__} of {model.config.vocab_size} tokens. Pass tokenizer=..."
+    )

@@ -1,0 +1,232 @@
+"""The pieces that `hcviz.training` adds to `transformers.Trainer`: schedules, snapshots, guard, progress bar.
+
+Shapes: B batch, C context.
+"""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler, SequentialSampler
+from transformers import Trainer, TrainerCallback
+
+from hcviz.errors import HcvizError
+
+RESUME_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "optimizer.bin", "optimizer_*")
+
+
+def _cosine_to_tenth(progress: float) -> float:
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine-to-tenth": _cosine_to_tenth,
+    "linear-to-tenth": lambda progress: 1 - 0.9 * progress,
+    "constant": lambda progress: 1.0,
+}
+"""Learning rate after warm-up, as a share of the peak; progress runs from 0 to 1."""
+
+
+def snapshot_steps(steps: int, snapshots: int | Sequence[int]) -> list[int]:
+    """Return the steps to save at: 0, the last, and log-spaced ones between, or the given ones.
+
+    Example:
+        >>> snapshot_steps(100, 6)
+        [0, 1, 3, 10, 32, 100]
+        >>> snapshot_steps(100, [50])
+        [0, 50, 100]
+    """
+    if not isinstance(snapshots, int):
+        wrong = [step for step in snapshots if not 0 <= step <= steps]
+        if wrong:
+            raise HcvizError(f"snapshots at {wrong} lie outside the run's steps 0 to {steps}.")
+        return sorted({0, *map(int, snapshots), steps})
+    if snapshots < 2:
+        raise HcvizError(f"snapshots must be at least 2 (the first and the last step), not {snapshots}.")
+    chosen = [0]
+    for target in np.geomspace(1, steps, min(snapshots - 1, steps)):
+        chosen.append(min(max(chosen[-1] + 1, round(float(target))), steps))
+    return sorted({*chosen, steps})
+
+
+class BlockOrder(Dataset):
+    """Blocks in a training order that depends on the seed, the number of blocks and nothing else.
+
+    Every epoch is a fresh permutation. Items are dictionaries with ``input_ids`` and ``labels``, int64 [C].
+    """
+
+    def __init__(self, blocks: torch.Tensor, *, count: int, seed: int | None = None):
+        """Take ``count`` blocks: in shuffled epochs with a seed, evenly spaced without one."""
+        self.blocks = blocks
+        if seed is None:
+            self.order = np.linspace(0, len(blocks) - 1, min(count, len(blocks))).round().astype(int)
+        else:
+            epochs = -(-count // len(blocks))
+            shuffled = [np.random.default_rng([seed, epoch]).permutation(len(blocks)) for epoch in range(epochs)]
+            self.order = np.concatenate(shuffled)[:count]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        block = self.blocks[self.order[index]]
+        return {"input_ids": block, "labels": block}
+
+
+class SnapshotTrainer(Trainer):
+    """A Trainer that keeps the given data order, stamps its logs with tokens and seconds, and stops at NaN."""
+
+    def __init__(self, *, schedule: str, warmup_steps: int, tokens_per_step: int, **kwargs: Any):
+        """Take `transformers.Trainer`'s keywords and the schedule's."""
+        self.schedule = SCHEDULES[schedule]
+        self.warmup_steps = warmup_steps
+        self.tokens_per_step = tokens_per_step
+        self.started: float | None = None
+        super().__init__(**kwargs)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
+        return SequentialSampler(self.train_dataset)  # BlockOrder is already shuffled by its own seed
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Warm up linearly from the first step's 1/warmup, then follow the schedule."""
+
+        def share(step: int) -> float:
+            if step < self.warmup_steps:
+                return (step + 1) / self.warmup_steps
+            return self.schedule(min(1.0, (step - self.warmup_steps) / max(1, num_training_steps - self.warmup_steps)))
+
+        if self.lr_scheduler is None:
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, share)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Run one step; refuse to go on from a loss that is not a number."""
+        loss = super().training_step(*args, **kwargs)
+        self.refuse_nan(loss.item(), "training")
+        return loss
+
+    def refuse_nan(self, loss: float, what: str) -> None:
+        """Raise if the loss is not finite, before anything is saved."""
+        if math.isfinite(loss):
+            return
+        step = self.state.global_step + (what == "training")
+        rate = self._get_learning_rate()
+        raise HcvizError(
+            f"The {what} loss became {loss} at step {step} of {self.state.max_steps} (learning rate {rate:.3g}). "
+            f"The snapshots before it are kept in {self.args.output_dir}. "
+            "Lower the learning rate, lengthen the warm-up, or train in float32."
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the tokens seen and the seconds of training, over all resumed parts."""
+        if self.started is None:
+            done = [row["seconds"] for row in self.state.log_history if "seconds" in row]
+            self.started = time.perf_counter() - (done[-1] if done else 0.0)
+        logs["tokens"] = self.state.global_step * self.tokens_per_step
+        logs["seconds"] = round(time.perf_counter() - self.started, 3)
+        super().log(logs, start_time)
+
+
+class Snapshots(TrainerCallback):
+    """Save and evaluate at the chosen steps; keep what only a resume needs in the newest checkpoint alone."""
+
+    def __init__(self, steps: Sequence[int], *, eval_every: int | None, tokenizer: Any):
+        """Take the steps to save at."""
+        self.steps = frozenset(steps)
+        self.eval_every = eval_every
+        self.tokenizer = tokenizer
+        self.trainer: SnapshotTrainer | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save the model as it comes, before the first step."""
+        self.trainer.started = None
+        if state.global_step == 0:
+            folder = Path(args.output_dir, "checkpoint-0")
+            self.trainer.save_model(str(folder), _internal_call=True)
+            self._save_tokenizer(state, folder)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask the Trainer to save and evaluate here, or not."""
+        snapshot = state.global_step in self.steps
+        control.should_save = snapshot
+        control.should_evaluate = snapshot or bool(self.eval_every and state.global_step % self.eval_every == 0)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+        """Stop before a model is saved whose held-out loss is not a number."""
+        self.trainer.refuse_nan(metrics["eval_loss"], "held-out")
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Finish the new checkpoint and thin out the older ones."""
+        newest = Path(args.output_dir, f"checkpoint-{state.global_step}")
+        self._save_tokenizer(state, newest)
+        if state.is_world_process_zero:
+            for folder in Path(args.output_dir).glob("checkpoint-*"):
+                if folder != newest:
+                    drop_resume_files(folder)
+
+    def _save_tokenizer(self, state: Any, folder: Path) -> None:
+        if state.is_world_process_zero and self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
+
+
+class Bar(TrainerCallback):
+    """One progress bar with the last losses in it; also hands each log row to a listener."""
+
+    def __init__(self, label: str, *, progress: bool, on_log: Callable[[dict], None] | None):
+        """Take the bar's title, whether to show it, and the listener."""
+        self.label, self.progress, self.on_log_row = label, progress, on_log
+        self.shown: dict[str, str] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Open the bar."""
+        from tqdm.auto import tqdm
+
+        hidden = not (self.progress and state.is_world_process_zero)
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label, disable=hidden, unit="step")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Advance the bar."""
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        """Show the losses."""
+        for key, name in (("loss", "train"), ("eval_loss", "held-out")):
+            if key in logs:
+                self.shown[name] = f"{logs[key]:.3f}"
+        self.bar.set_postfix(self.shown, refresh=False)
+        if self.on_log_row and state.is_world_process_zero:
+            self.on_log_row({**logs, "step": state.global_step})
+
+    def close(self) -> None:
+        """Close the bar, also after an error."""
+        if hasattr(self, "bar"):
+            self.bar.close()
+
+
+def drop_resume_files(folder: Path) -> None:
+    """Remove the optimizer's, scheduler's and generators' states from a checkpoint."""
+    for pattern in RESUME_FILES:
+        for path in folder.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def whole_checkpoints(out: Path) -> Iterator[Path]:
+    """Yield the checkpoints that training can resume from, newest first.
+
+    The Trainer writes ``trainer_state.json`` last, so a checkpoint with a readable one is whole.
+    """
+    folders = [path for path in out.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    for folder in sorted(folders, key=lambda path: -int(path.name.removeprefix("checkpoint-"))):
+        try:
+            json.loads((folder / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            continue
+        if any((folder / name).exists() for name in ("optimizer.pt", "optimizer.bin", "optimizer_0")):
+            yield folder

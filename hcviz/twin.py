@@ -1,0 +1,117 @@
+"""The guard of every clone: a tiny random twin of the configuration goes through the same code first."""
+
+import itertools
+import json
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from hcviz.blocks import TensorAxes
+from hcviz.errors import CloneError
+from hcviz.expansion import Expansion
+from hcviz.growth import grow
+from hcviz.infer import Fusing, infer
+from hcviz.precision import TrueFloat64
+from hcviz.widths import shrunk, widths
+
+TOLERANCE = 1e-9
+"""Largest relative logit error of a twin in true float64. Exact layouts stay below 1e-12; a wrong one is
+off by the size of the logits. The gap leaves room for what a model itself computes in float32."""
+_PASSED: dict[str, Fusing] = {}
+
+
+def random_twin(config, model_class, seed: int = 0) -> nn.Module:
+    """Build a tiny float64 model of the same family and flags, every weight, gain and bias random.
+
+    Args:
+        config: The configuration of the model to be cloned.
+        model_class: Its class.
+        seed: Seed of the weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        twin = model_class(shrunk(config)).double().eval()
+        with torch.no_grad():
+            for parameter in twin.parameters():
+                if parameter.dim() == 1:
+                    parameter.add_(torch.randn_like(parameter), alpha=0.3)
+                else:
+                    parameter.normal_(std=1.5 / parameter.shape[-1] ** 0.5)
+    return twin
+
+
+def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Return ``max |a - b| / max |a|`` in float64; infinite when ``b`` is not finite."""
+    error = ((a.double() - b.double()).abs().max() / a.double().abs().max()).item()
+    return error if error == error else float("inf")
+
+
+def twin_error(
+    config, model_class, fusing: Fusing, factors: Mapping[str, int], form: Expansion, tie: str
+) -> float:
+    """Clone the twin and return its relative logit error.
+
+    Args:
+        config: The configuration of the model to be cloned.
+        model_class: Its class.
+        fusing: The hypothesis on fused matrices.
+        factors: The factor of each axis.
+        form: The expansion.
+        tie: ``keep`` or ``untie``.
+    """
+    twin = random_twin(config, model_class)
+    clone = grow(twin, infer(twin.config, model_class, fusing), factors, form, tie)
+    ids = torch.randint(0, twin.config.vocab_size, (2, 12), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad(), TrueFloat64():
+        return relative_error(twin(input_ids=ids).logits, clone(input_ids=ids).logits)
+
+
+def resolve_fusing(
+    config, model_class, factors: Mapping[str, int], form: Expansion, tie: str, *, check: bool = True
+) -> Fusing:
+    """Find how fused matrices are laid out: the first hypothesis whose twin computes what it should.
+
+    Args:
+        config: The configuration of the model to be cloned.
+        model_class: Its class.
+        factors: The factor of each axis.
+        form: The expansion.
+        tie: ``keep`` or ``untie``.
+        check: Without it a model with nothing fused is not tried at all.
+
+    Raises:
+        CloneError: If no hypothesis passes; the message gives the errors.
+    """
+    settings = json.dumps(config.to_dict(), sort_keys=True, default=str)
+    cached = f"{model_class.__qualname__} {settings} {sorted(factors.items())} {form} {tie}"
+    if cached in _PASSED:
+        return _PASSED[cached]
+    hypotheses = _hypotheses(infer(shrunk(config), model_class, Fusing()))
+    if not check and len(hypotheses) == 1:
+        return hypotheses[0]
+    errors = {}
+    for fusing in hypotheses:
+        errors[fusing] = twin_error(config, model_class, fusing, factors, form, tie)
+        if errors[fusing] <= TOLERANCE:
+            _PASSED[cached] = fusing
+            return fusing
+    worst = ", ".join(f"{error:.1e}" for error in errors.values())
+    raise CloneError(
+        f"A tiny random twin of this {config.model_type} configuration "
+        f"(hidden_size {config.hidden_size}, {widths(config).heads} heads) does not compute what its source "
+        f"does: relative logit error {worst}, allowed {TOLERANCE:.0e}. hcviz does not know this layout; "
+        "no clone was made."
+    )
+
+
+def _hypotheses(axes: Mapping[str, TensorAxes]) -> list[Fusing]:
+    """List the layouts to try: both for attention if it has fused units, both for the FFN likewise."""
+    fused = {"attention": False, "ffn": False}
+    for dims in axes.values():
+        for segment in (s for dim in dims for s in dim.segments):
+            if segment.part and segment.part not in ("q", "k", "v"):
+                heads = "kv_heads" in segment.axes()
+                fused["attention" if heads else "ffn"] = True
+    options = [("stacked", "interleaved") if fused[kind] else ("stacked",) for kind in ("attention", "ffn")]
+    return [Fusing(*choice) for choice in itertools.product(*options)]

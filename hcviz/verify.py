@@ -1,0 +1,230 @@
+"""verify(): the report card of a clone, on the real pair of models."""
+
+import tempfile
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from transformers import PreTrainedModel
+
+from hcviz.errors import HcvizError
+from hcviz.precision import TrueFloat64
+
+ROUNDINGS = 64
+"""Roundings of the working dtype that may add up along the depth of a model: float32 is allowed 64 epsilon
+(8e-6) of the largest logit. A missing 1/n or a wrong layout is off by a tenth of it or more."""
+FLOAT64_TOLERANCE = 1e-9
+"""In float64 a clone is exact to 1e-12; what a model computes in float32 (rotary tables, constants) is
+the same on both sides or rounds at 1e-8 where a constant depends on the width."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of a report: a number against its tolerance."""
+
+    name: str
+    value: float
+    tolerance: float
+    at_least: bool = False
+    """Whether the value must be at least the tolerance (an agreement) instead of at most (an error)."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the value is within its tolerance; a value that is not a number is not."""
+        return self.value >= self.tolerance if self.at_least else self.value <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Report:
+    """The report card of a clone; prints as a table."""
+
+    checks: tuple[Check, ...]
+    max_relative_error: float
+    """Largest logit difference over the largest logit, in the models' dtype."""
+    scale_ratio: float
+    """The factor that maps the source's logits on the clone's (least squares); 1 for a true clone."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every line passed."""
+        return all(check.passed for check in self.checks)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per line: check, value, tolerance, passed."""
+        rows = [
+            {"check": c.name, "value": c.value, "tolerance": c.tolerance, "passed": c.passed} for c in self.checks
+        ]
+        return pd.DataFrame(rows)
+
+    def __str__(self) -> str:
+        width = max(len(check.name) for check in self.checks)
+        lines = [f"{'check':<{width}}  {'value':>10}  {'allowed':>11}  result"]
+        for c in self.checks:
+            sign = ">=" if c.at_least else "<="
+            result = "pass" if c.passed else "FAIL"
+            lines.append(f"{c.name:<{width}}  {c.value:>10.3g}  {sign} {c.tolerance:>8.2g}  {result}")
+        lines.append("The clone computes what its source does." if self.passed else "NOT a faithful clone.")
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def verify(
+    source: PreTrainedModel,
+    clone: PreTrainedModel,
+    *,
+    input_ids: torch.Tensor | None = None,
+    seed: int = 0,
+    float64: bool = True,
+    reload: bool = True,
+) -> Report:
+    """Compare a clone with its source: logits and their scale, cache, padding, and after a reload.
+
+    Args:
+        source: The source model.
+        clone: The clone, on the same device.
+        input_ids: Token ids ``[batch, length]`` with ``length >= 4``; random ones if None.
+        seed: Seed of the random ids.
+        float64: Also compare copies of both in true float64 (needs 8 bytes a parameter for both).
+        reload: Also save the clone to a temporary folder and load it with ``from_pretrained``.
+
+    Returns:
+        A :class:`Report`. A shifted scale (logits halved) fails even where the top token agrees.
+
+    Raises:
+        HcvizError: If the vocabularies differ or the ids do not fit.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> import hcviz
+        >>> small = LlamaForCausalLM(LlamaConfig(hidden_size=32, intermediate_size=64, vocab_size=100,
+        ...     num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2))
+        >>> hcviz.verify(small.eval(), hcviz.clone(small)).passed
+        True
+    """
+    ids = _ids(source, clone, input_ids, seed)
+    modes = source.training, clone.training
+    source.eval(), clone.eval()
+    try:
+        a, b = _logits(source, ids), _logits(clone, ids)
+        tolerance = max(tolerance_of(source), tolerance_of(clone))
+        dtype = str(clone.dtype).removeprefix("torch.")
+        scale = scale_ratio(a, b)
+        checks = [
+            Check(f"relative logit error, {dtype}", relative(a, b), tolerance),
+            Check("logit scale off by", abs(scale - 1), tolerance),
+            Check("KL(source || clone), nats", kl(a, b), max(tolerance, 1e-6)),
+            Check("top-1 agreement where decided", top1(a, b, tolerance), 1.0, at_least=True),
+        ]
+        if float64:
+            exact = _in_float64(source, clone, ids)
+            checks.append(Check("relative logit error, true float64", exact, FLOAT64_TOLERANCE))
+        checks.append(Check("step by step with KV cache", _cached(source, clone, ids), tolerance))
+        checks.append(Check("with left padding", _padded(source, clone, ids), tolerance))
+        if reload:
+            checks.append(Check("after save and reload", relative(a, _reloaded(clone, ids)), tolerance))
+    finally:
+        source.train(modes[0]), clone.train(modes[1])
+    return Report(tuple(checks), relative(a, b), scale)
+
+
+def tolerance_of(model: PreTrainedModel) -> float:
+    """Return the relative logit error that the model's dtype explains: 64 epsilon, for half types 8."""
+    epsilon = torch.finfo(model.dtype).eps
+    return epsilon * (8 if epsilon > 1e-4 else ROUNDINGS)
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Return ``max |a - b| / max |a|``, infinite when it is not a number."""
+    error = ((a - b).abs().max() / a.abs().max()).item()
+    return error if error == error else float("inf")
+
+
+def scale_ratio(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Return the factor ``s`` that makes ``s * a`` closest to ``b``, after each row's mean is taken off."""
+    a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
+    return ((a * b).sum() / (a * a).sum()).item()
+
+
+def kl(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Return the mean KL divergence of the next-token distributions, in nats."""
+    p, q = a.log_softmax(-1), b.log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1).mean().item()
+
+
+def top1(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> float:
+    """Return how often the top tokens agree, where the source's lead is above the allowed error."""
+    lead = a.topk(2, -1).values
+    decided = lead[..., 0] - lead[..., 1] > 2 * tolerance * a.abs().max()
+    same = a.argmax(-1) == b.argmax(-1)
+    return same[decided].double().mean().item() if decided.any() else float("nan")
+
+
+def _ids(source, clone, input_ids, seed) -> torch.Tensor:
+    """Return checked token ids on the source's device."""
+    sizes = source.config.vocab_size, clone.config.vocab_size
+    if sizes[0] != sizes[1]:
+        raise HcvizError(
+            f"The source's vocabulary has {sizes[0]} tokens and the clone's {sizes[1]}: these two models are "
+            "not source and clone. Pass the source that the clone was made from."
+        )
+    if input_ids is None:
+        generator = torch.Generator().manual_seed(seed)
+        input_ids = torch.randint(0, sizes[0], (2, 24), generator=generator)
+    if input_ids.dim() != 2 or input_ids.shape[1] < 4:
+        raise HcvizError(f"input_ids has shape {tuple(input_ids.shape)}; give [batch, length >= 4].")
+    return input_ids.to(source.device)
+
+
+def _logits(model, ids, **inputs) -> torch.Tensor:
+    """Return a model's logits in float64."""
+    return model(input_ids=ids, **inputs).logits.double()
+
+
+def _in_float64(source, clone, ids) -> float:
+    """Return the relative error of float64 copies, made by one rounding-free cast each."""
+    dtypes = [_dtypes(source), _dtypes(clone)]
+    with TrueFloat64():
+        logits = []
+        for model, kept in zip((source, clone), dtypes, strict=True):
+            model.double()
+            logits.append(_logits(model, ids))
+            _restore(model, kept)
+    return relative(*logits)
+
+
+def _dtypes(model) -> dict[str, torch.dtype]:
+    """Return the dtype of every parameter and buffer."""
+    return {name: tensor.dtype for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+
+
+def _restore(model, dtypes) -> None:
+    """Cast every parameter and buffer back; a value that came from a narrower type returns unchanged."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        tensor.data = tensor.data.to(dtypes[name])
+
+
+def _cached(source, clone, ids) -> float:
+    """Feed the clone token by token with its cache; compare with the source's in one pass."""
+    steps, cache = [], None
+    for position in range(ids.shape[1]):
+        out = clone(input_ids=ids[:, position : position + 1], past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        steps.append(out.logits.double())
+    return relative(_logits(source, ids), torch.cat(steps, 1))
+
+
+def _padded(source, clone, ids) -> float:
+    """Compare both models on a batch whose rows are padded on the left by different amounts."""
+    mask = torch.ones_like(ids)
+    for row in range(len(ids)):
+        mask[row, : 1 + row % 3] = 0
+    a, b = (_logits(model, ids, attention_mask=mask)[mask.bool()] for model in (source, clone))
+    return relative(a, b)
+
+
+def _reloaded(clone, ids) -> torch.Tensor:
+    """Return the logits of the clone after a round trip through a folder, as the stock class."""
+    with tempfile.TemporaryDirectory() as folder:
+        clone.save_pretrained(folder)
+        again = type(clone).from_pretrained(folder, dtype=clone.dtype).to(clone.device).eval()
+        return _logits(again, ids)
