@@ -10,8 +10,9 @@ with ``_frames.metric`` and its axes with ``_axes.panels``; then its name below.
 
 from hcviz.plots._cosine import cosine
 from hcviz.plots._frames import kind
-from hcviz.plots._heatmaps import antisymmetric, blocks, matrix_frame, pairs
+from hcviz.plots._heatmaps import antisymmetric, blocks, matrix_frame
 from hcviz.plots._loss import loss
+from hcviz.plots._pairs import pairs
 from hcviz.plots._saving import save
 from hcviz.plots._symmetry import ledger, spectrum
 

@@ -127,16 +127,15 @@ def end_labels(ax: Axes, ends: dict[str, tuple[float, float, str]], looks: dict[
     """Write a text at each line's right end, pushed apart so that none covers another.
 
     Args:
-        ax: Axes whose limits are final; its figure is laid out, as the gaps depend on the height.
+        ax: Axes with everything else drawn.
         ends: Name -> (x, y, text) of the last point.
         looks: Name -> look.
     """
     size = 0.95 * plt.rcParams["font.size"]
+    ax.figure.draw_without_rendering()  # settles the limits and the height
     names = sorted(ends, key=lambda name: ends[name][1])
     points = [ax.transData.transform(ends[name][:2]) for name in names]
     at = ax.transAxes.inverted().transform(points)
-    # Room for the texts is made first: the panels are narrower, not lower, than before.
-    ax.figure.draw_without_rendering()
     inches = ax.get_window_extent().height / ax.figure.dpi
     heights = _apart(np.clip(at[:, 1], 0.0, 1.0), 1.22 * size / 72 / max(inches, 0.5))
     for name, (x, y), height in zip(names, at, heights, strict=True):

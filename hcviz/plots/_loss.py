@@ -92,7 +92,8 @@ def loss(
     ends = ends[: 1 + zoom]
     if gap:
         ends.append(_gap_panel(axes[-1], curves, looks, str(against)))
-        axes[-1].set_title(f"minus “{against}”, same {x}")
+        axes[-1].set_title(f"minus {against}")
+        axes[-1].set_ylabel(f"difference at the same {x}")
     for panel in axes:
         panel.set_xlabel(_X_LABELS.get(x, x))
         panel.margins(x=0.02)
@@ -120,7 +121,7 @@ def _level_of(reference: str | float | None, curves: dict) -> tuple[float, str] 
     if isinstance(reference, str):
         if reference not in curves:
             return None
-        return float(curves[reference]["mean"].iloc[0]), f"{reference} at the start"
+        return float(curves[reference]["mean"].iloc[0]), f"{reference} at start"
     return None if reference is None else (float(reference), "reference")
 
 
@@ -130,7 +131,7 @@ def _draw_level(ax: Axes, level: float, text: str) -> None:
         level, color=theme.MUTED, linewidth=0.8, linestyle=(0, (6, 3)), zorder=1, label="_reference"
     )
     ax.annotate(
-        f"{text}: {level:.2f}", xy=(0.99, level), xycoords=("axes fraction", "data"), xytext=(0, 3),
+        f"{text} {level:.2f}", xy=(0.99, level), xycoords=("axes fraction", "data"), xytext=(0, 3),
         textcoords="offset points", ha="right", va="bottom", color=theme.MUTED, fontstyle="italic",
     )  # fmt: skip
 
@@ -155,7 +156,7 @@ def _gap_panel(ax: Axes, curves: dict[str, pd.DataFrame], looks: dict, against: 
     if far:
         low, high = ax.get_ylim()
         ax.set_ylim(low, high + (0.06 + 0.09 * len(far)) * (high - low))
-        notes = [f"{name} ends {_signed(gaps[name].iloc[-1])}, above" for name in far]
+        notes = [f"\N{UPWARDS ARROW} {name}, ends {_signed(gaps[name].iloc[-1])}" for name in far]
         ax.text(0.98, 0.99, "\n".join(notes), transform=ax.transAxes, ha="right", va="top",
                 color=theme.MUTED, fontstyle="italic")  # fmt: skip
     return ends
