@@ -74,7 +74,12 @@ class Corpus:
 
 
 def load_corpus(
-    name_or_path: str | Path = "asv", *, tokenizer: Any, context: int = 256, holdout: float = 0.05, seed: int = 0
+    name_or_path: str | Path = "asv",
+    *,
+    tokenizer: Any,
+    context: int = 256,
+    holdout: float = 0.05,
+    seed: int = 0,
 ) -> Corpus:
     """Read, split, tokenise and pack a text.
 
@@ -100,7 +105,9 @@ def load_corpus(
         (128, 60)
     """
     if not 0 < holdout < 1:
-        raise HcvizError(f"holdout must lie between 0 and 1, not {holdout}: it is a share of the documents.")
+        raise HcvizError(
+            f"holdout must lie between 0 and 1, not {holdout}: it is a share of the documents."
+        )
     if context < 2:
         raise HcvizError(f"context must be at least 2 tokens, not {context}.")
     if tokenizer.eos_token_id is None:
@@ -153,8 +160,12 @@ def split_documents(
 
 def _pack(documents: list[Document], tokenizer: Any, context: int, what: str) -> torch.Tensor:
     """Tokenise documents, join them with end-of-text tokens, cut into blocks: int64 [N, C]."""
-    rows = tokenizer([document.text for document in documents], add_special_tokens=False, verbose=False)["input_ids"]
-    tokens = np.concatenate([np.asarray([*row, tokenizer.eos_token_id], dtype=np.int64) for row in rows])
+    rows = tokenizer(
+        [document.text for document in documents], add_special_tokens=False, verbose=False
+    )["input_ids"]
+    tokens = np.concatenate(
+        [np.asarray([*row, tokenizer.eos_token_id], dtype=np.int64) for row in rows]
+    )
     count = len(tokens) // context
     if count == 0:
         raise HcvizError(
@@ -171,11 +182,19 @@ def _bytes_per_token(blocks: torch.Tensor, documents: list[Document], tokenizer:
     if type(getattr(backend, "decoder", None)).__name__ == "ByteLevel":
         # in a byte-level vocabulary every character stands for one byte
         special = set(tokenizer.all_special_ids)
-        sizes = torch.tensor([0 if i in special else len(token) for i, token in enumerate(vocabulary)])
-        predicted = blocks[:, 1:]  # the first token of a block has nothing before it to be predicted from
+        sizes = torch.tensor(
+            [0 if i in special else len(token) for i, token in enumerate(vocabulary)]
+        )
+        predicted = blocks[
+            :, 1:
+        ]  # the first token of a block has nothing before it to be predicted from
         return sizes[predicted].sum().item() / predicted.numel()
-    rows = tokenizer([document.text for document in documents], add_special_tokens=False, verbose=False)["input_ids"]
-    return sum(len(document.text.encode()) for document in documents) / sum(len(row) + 1 for row in rows)
+    rows = tokenizer(
+        [document.text for document in documents], add_special_tokens=False, verbose=False
+    )["input_ids"]
+    return sum(len(document.text.encode()) for document in documents) / sum(
+        len(row) + 1 for row in rows
+    )
 
 
 def _fingerprint(train: list[Document], heldout: list[Document], tokenizer: Any) -> str:

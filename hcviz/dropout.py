@@ -6,8 +6,18 @@ from torch import nn
 
 from hcviz.errors import HcvizError
 
-_ATTRIBUTES = ("dropout", "attention_dropout", "hidden_dropout", "activation_dropout", "attn_dropout")
-_NOT_RATES = ("layerdrop", "classifier_dropout", "summary_first_dropout")  # other heads, or whole layers
+_ATTRIBUTES = (
+    "dropout",
+    "attention_dropout",
+    "hidden_dropout",
+    "activation_dropout",
+    "attn_dropout",
+)
+_NOT_RATES = (
+    "layerdrop",
+    "classifier_dropout",
+    "summary_first_dropout",
+)  # other heads, or whole layers
 
 
 def dropout_fields(config: Any) -> dict[str, float]:
@@ -21,7 +31,7 @@ def dropout_fields(config: Any) -> dict[str, float]:
     return {
         name: value
         for name, value in config.to_dict().items()
-        if (name.endswith(("dropout", "_pdrop")) or name.startswith("dropout"))
+        if ("dropout" in name or name.endswith("_pdrop"))
         and name not in _NOT_RATES
         and isinstance(value, int | float)
         and not isinstance(value, bool)

@@ -86,7 +86,9 @@ def pretrain(
     seed = recipe.seed if seed is None else seed
     out = Path(out) if out else data_folder() / "sources" / name
     kept = {step: max(1, step * total // recipe.steps) for step in recipe.keep}
-    folders = {total: out} | {at: out.parent / f"{out.name}-step-{step}" for step, at in kept.items()}
+    folders = {total: out} | {
+        at: out.parent / f"{out.name}-step-{step}" for step, at in kept.items()
+    }
     for folder in folders.values():
         check_free(folder, overwrite=overwrite)
 
@@ -120,7 +122,9 @@ def pretrain(
             progress=progress,
         )
         for at, folder in folders.items():
-            _write(folder, name, recipe, run.model(at), at, run, tokenizer, asv, overwrite=overwrite)
+            _write(
+                folder, name, recipe, run.model(at), at, run, tokenizer, asv, overwrite=overwrite
+            )
     return list(folders.values())
 
 
@@ -130,12 +134,16 @@ def heldout_loss(model: Any, corpus: Corpus, *, batch_size: int = 16) -> float:
     model.eval()
     total = 0.0
     for batch in corpus.heldout.split(batch_size):
-        total += model(input_ids=batch.to(model.device), labels=batch.to(model.device)).loss.item() * len(batch)
+        total += model(
+            input_ids=batch.to(model.device), labels=batch.to(model.device)
+        ).loss.item() * len(batch)
     return total / len(corpus.heldout)
 
 
 @torch.no_grad()
-def sample(model: Any, tokenizer: Any, prompt: str = PROMPT, *, tokens: int = 90, seed: int = 0) -> str:
+def sample(
+    model: Any, tokenizer: Any, prompt: str = PROMPT, *, tokens: int = 90, seed: int = 0
+) -> str:
     """Continue a prompt by sampling (temperature 0.7, top 40), the same every time."""
     generator = torch.Generator().manual_seed(seed)
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
@@ -151,14 +159,25 @@ def sample(model: Any, tokenizer: Any, prompt: str = PROMPT, *, tokens: int = 90
 
 
 def _write(
-    folder: Path, name: str, recipe: Recipe, model: Any, at: int, run: Any, tokenizer: Any, asv: Corpus, *, overwrite: bool
+    folder: Path,
+    name: str,
+    recipe: Recipe,
+    model: Any,
+    at: int,
+    run: Any,
+    tokenizer: Any,
+    asv: Corpus,
+    *,
+    overwrite: bool,
 ) -> None:
     """Write one source folder: weights, configuration, tokenizer, facts as JSON and as a README."""
     loss = heldout_loss(model, asv)
     info = run.info
     seen = at * recipe.batch_size * CONTEXT
     facts = {
-        "name": name if at == max(run.steps) else f"{name}, checkpoint at step {at} of {max(run.steps)}",
+        "name": name
+        if at == max(run.steps)
+        else f"{name}, checkpoint at step {at} of {max(run.steps)}",
         "parameters": model.num_parameters(),
         "command": f"hcviz pretrain {name}",
         "seed": info["seed"],
@@ -177,7 +196,10 @@ def _write(
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
         write_text(scratch / "source.json", json.dumps(facts, indent=2) + "\n")
-        write_text(scratch / "README.md", "\n".join(_readme(facts, recipe, model, sample(model, tokenizer))))
+        write_text(
+            scratch / "README.md",
+            "\n".join(_readme(facts, recipe, model, sample(model, tokenizer))),
+        )
 
 
 def _last_train_loss(run: Any, at: int) -> float | None:

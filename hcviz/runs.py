@@ -36,7 +36,9 @@ class Run:
         """Open the folder."""
         self.path = Path(path)
         if not self.path.is_dir():
-            raise HcvizError(f"{self.path} is not a folder. Give the folder that hcviz train wrote (its --out).")
+            raise HcvizError(
+                f"{self.path} is not a folder. Give the folder that hcviz train wrote (its --out)."
+            )
         if not self.steps:
             raise HcvizError(
                 f"{self.path} holds no whole checkpoint (checkpoint-N/model.safetensors). "
@@ -49,7 +51,9 @@ class Run:
     @property
     def steps(self) -> list[int]:
         """The steps with a snapshot, in order; folders that are still being written do not count."""
-        names = (folder.name.removeprefix("checkpoint-") for folder in self.path.glob("checkpoint-*"))
+        names = (
+            folder.name.removeprefix("checkpoint-") for folder in self.path.glob("checkpoint-*")
+        )
         return sorted(int(name) for name in names if name.isdigit() and self._files(int(name)))
 
     @property
@@ -70,7 +74,13 @@ class Run:
         for row in self._log():
             for key, split in (("loss", "train"), ("eval_loss", "heldout")):
                 if key in row:
-                    values = (row["step"], row.get("tokens"), split, row[key], row.get("learning_rate"))
+                    values = (
+                        row["step"],
+                        row.get("tokens"),
+                        split,
+                        row[key],
+                        row.get("learning_rate"),
+                    )
                     rows.append((self.name, *values, row.get("seconds")))
         return pd.DataFrame(rows, columns=HISTORY)
 
@@ -96,7 +106,9 @@ class Run:
         step = self._step(step)
         index = self._index(step)
         if name not in index:
-            similar = [other for other in sorted(index) if name.split(".")[-2:] == other.split(".")[-2:]]
+            similar = [
+                other for other in sorted(index) if name.split(".")[-2:] == other.split(".")[-2:]
+            ]
             raise HcvizError(
                 f"{self.name} has no tensor {name!r} at step {step}. It has {len(index)}, for example "
                 f"{', '.join((similar or sorted(index))[:4])}."
@@ -179,7 +191,9 @@ class Run:
         if step is None:
             return steps[-1]
         if step not in steps:
-            raise HcvizError(f"{self.name} has no snapshot at step {step}; it has {', '.join(map(str, steps))}.")
+            raise HcvizError(
+                f"{self.name} has no snapshot at step {step}; it has {', '.join(map(str, steps))}."
+            )
         return step
 
     def _log(self) -> list[dict[str, Any]]:

@@ -1,6 +1,8 @@
 """The shipped source models: how each is built, where it lies, and how any source is loaded."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,11 @@ def _neox(width: int) -> dict[str, Any]:
         "num_attention_heads": width // 32,
         "intermediate_size": 4 * width,
         "use_parallel_residual": True,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.25,
+        },
         "tie_word_embeddings": False,
     }
 
@@ -83,7 +89,9 @@ SOURCES: dict[str, Recipe] = {
         steps=2400,
     ),
     "olmo": Recipe(
-        "olmo", {**_WIDTH, "intermediate_size": 352, "clip_qkv": None, "tie_word_embeddings": False}, steps=2400
+        "olmo",
+        {**_WIDTH, "intermediate_size": 352, "clip_qkv": None, "tie_word_embeddings": False},
+        steps=2400,
     ),
     "llama": Recipe(
         "llama",
@@ -108,12 +116,17 @@ def source_path(name: str) -> Path:
         'gpt-neox-step-300'
     """
     base, _, step = name.partition("@")
-    known = [*SOURCES, *(f"{other}@{kept}" for other, recipe in SOURCES.items() for kept in recipe.keep)]
+    known = [
+        *SOURCES,
+        *(f"{other}@{kept}" for other, recipe in SOURCES.items() for kept in recipe.keep),
+    ]
     if name not in known:
         raise HcvizError(f"Unknown source 'nano:{name}'. The shipped ones are {', '.join(known)}.")
     path = data_folder() / "sources" / (f"{base}-step-{step}" if step else base)
     if not (path / "model.safetensors").is_file():
-        raise HcvizError(f"The shipped source {name!r} is missing at {path}. Make it: hcviz pretrain {base}")
+        raise HcvizError(
+            f"The shipped source {name!r} is missing at {path}. Make it: hcviz pretrain {base}"
+        )
     return path
 
 
@@ -140,18 +153,37 @@ def load(spec: str | Path, *, trust_remote_code: bool = False) -> tuple[Any, Any
     spec = str(spec)
     place = str(source_path(spec.removeprefix("nano:"))) if spec.startswith("nano:") else spec
     if not Path(place).is_dir() and place.startswith((".", "/", "~")):
-        raise HcvizError(f"There is no folder {spec!r}. Give a model folder, a hub id, or nano:NAME.")
+        raise HcvizError(
+            f"There is no folder {spec!r}. Give a model folder, a hub id, or nano:NAME."
+        )
     options = {"trust_remote_code": trust_remote_code}
     try:
-        model = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, **options).eval()
-        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, **options)
+            tokenizer = AutoTokenizer.from_pretrained(place, **options)
     except Exception as error:  # the loaders raise many unrelated kinds
         raise HcvizError(
             f"The model {spec!r} cannot be loaded: {str(error).strip()} Needed are config.json, whole safetensors "
             f"weights and a tokenizer. Give a model folder, a hub id, or one of "
             f"{', '.join('nano:' + name for name in SOURCES)}."
         ) from error
-    return model, tokenizer
+    return model.eval(), tokenizer
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the progress bars and notices of transformers, and put them back as they were."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def tokenizer_for(model: Any) -> Any:

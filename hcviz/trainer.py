@@ -18,7 +18,14 @@ from transformers import Trainer, TrainerCallback
 
 from hcviz.errors import HcvizError
 
-RESUME_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "optimizer.bin", "optimizer_*")
+RESUME_FILES = (
+    "optimizer.pt",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state*.pth",
+    "optimizer.bin",
+    "optimizer_*",
+)
 
 
 def _cosine_to_tenth(progress: float) -> float:
@@ -48,7 +55,9 @@ def snapshot_steps(steps: int, snapshots: int | Sequence[int]) -> list[int]:
             raise HcvizError(f"snapshots at {wrong} lie outside the run's steps 0 to {steps}.")
         return sorted({0, *map(int, snapshots), steps})
     if snapshots < 2:
-        raise HcvizError(f"snapshots must be at least 2 (the first and the last step), not {snapshots}.")
+        raise HcvizError(
+            f"snapshots must be at least 2 (the first and the last step), not {snapshots}."
+        )
     chosen = [0]
     for target in np.geomspace(1, steps, min(snapshots - 1, steps)):
         chosen.append(min(max(chosen[-1] + 1, round(float(target))), steps))
@@ -65,10 +74,15 @@ class BlockOrder(Dataset):
         """Take ``count`` blocks: in shuffled epochs with a seed, evenly spaced without one."""
         self.blocks = blocks
         if seed is None:
-            self.order = np.linspace(0, len(blocks) - 1, min(count, len(blocks))).round().astype(int)
+            self.order = (
+                np.linspace(0, len(blocks) - 1, min(count, len(blocks))).round().astype(int)
+            )
         else:
             epochs = -(-count // len(blocks))
-            shuffled = [np.random.default_rng([seed, epoch]).permutation(len(blocks)) for epoch in range(epochs)]
+            shuffled = [
+                np.random.default_rng([seed, epoch]).permutation(len(blocks))
+                for epoch in range(epochs)
+            ]
             self.order = np.concatenate(shuffled)[:count]
 
     def __len__(self) -> int:
@@ -80,7 +94,7 @@ class BlockOrder(Dataset):
 
 
 class SnapshotTrainer(Trainer):
-    """A Trainer that keeps the given data order, stamps its logs with tokens and seconds, and stops at NaN."""
+    """A Trainer that keeps the data order, stamps its logs with tokens and seconds, stops at NaN."""
 
     def __init__(self, *, schedule: str, warmup_steps: int, tokens_per_step: int, **kwargs: Any):
         """Take `transformers.Trainer`'s keywords and the schedule's."""
@@ -91,7 +105,9 @@ class SnapshotTrainer(Trainer):
         super().__init__(**kwargs)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
-        return SequentialSampler(self.train_dataset)  # BlockOrder is already shuffled by its own seed
+        return SequentialSampler(
+            self.train_dataset
+        )  # BlockOrder is already shuffled by its own seed
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Warm up linearly from the first step's 1/warmup, then follow the schedule."""
@@ -99,10 +115,16 @@ class SnapshotTrainer(Trainer):
         def share(step: int) -> float:
             if step < self.warmup_steps:
                 return (step + 1) / self.warmup_steps
-            return self.schedule(min(1.0, (step - self.warmup_steps) / max(1, num_training_steps - self.warmup_steps)))
+            return self.schedule(
+                min(
+                    1.0, (step - self.warmup_steps) / max(1, num_training_steps - self.warmup_steps)
+                )
+            )
 
         if self.lr_scheduler is None:
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, share)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer, share
+            )
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -135,7 +157,7 @@ class SnapshotTrainer(Trainer):
 
 
 class Snapshots(TrainerCallback):
-    """Save and evaluate at the chosen steps; keep what only a resume needs in the newest checkpoint alone."""
+    """Save and evaluate at the chosen steps; only the newest checkpoint keeps what a resume needs."""
 
     def __init__(self, steps: Sequence[int], *, eval_every: int | None, tokenizer: Any):
         """Take the steps to save at."""
@@ -150,30 +172,35 @@ class Snapshots(TrainerCallback):
         if state.global_step == 0:
             folder = Path(args.output_dir, "checkpoint-0")
             self.trainer.save_model(str(folder), _internal_call=True)
-            self._save_tokenizer(state, folder)
+            self._finish(state, folder)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Ask the Trainer to save and evaluate here, or not."""
         snapshot = state.global_step in self.steps
         control.should_save = snapshot
-        control.should_evaluate = snapshot or bool(self.eval_every and state.global_step % self.eval_every == 0)
+        control.should_evaluate = snapshot or bool(
+            self.eval_every and state.global_step % self.eval_every == 0
+        )
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any
+    ) -> None:
         """Stop before a model is saved whose held-out loss is not a number."""
         self.trainer.refuse_nan(metrics["eval_loss"], "held-out")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Finish the new checkpoint and thin out the older ones."""
         newest = Path(args.output_dir, f"checkpoint-{state.global_step}")
-        self._save_tokenizer(state, newest)
+        self._finish(state, newest)
         if state.is_world_process_zero:
             for folder in Path(args.output_dir).glob("checkpoint-*"):
                 if folder != newest:
                     drop_resume_files(folder)
 
-    def _save_tokenizer(self, state: Any, folder: Path) -> None:
-        if state.is_world_process_zero and self.tokenizer is not None:
+    def _finish(self, state: Any, folder: Path) -> None:
+        if state.is_world_process_zero:
             self.tokenizer.save_pretrained(folder)
+            open_to_readers(folder)
 
 
 class Bar(TrainerCallback):
@@ -189,13 +216,21 @@ class Bar(TrainerCallback):
         from tqdm.auto import tqdm
 
         hidden = not (self.progress and state.is_world_process_zero)
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label, disable=hidden, unit="step")
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc=self.label,
+            disable=hidden,
+            unit="step",
+        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Advance the bar."""
         self.bar.update(state.global_step - self.bar.n)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any
+    ) -> None:
         """Show the losses."""
         for key, name in (("loss", "train"), ("eval_loss", "held-out")):
             if key in logs:
@@ -210,6 +245,12 @@ class Bar(TrainerCallback):
             self.bar.close()
 
 
+def open_to_readers(folder: Path) -> None:
+    """Give weights the access rights of the files beside them; safetensors writes for the owner only."""
+    for path in folder.glob("*.safetensors"):
+        path.chmod((folder / "config.json").stat().st_mode)
+
+
 def drop_resume_files(folder: Path) -> None:
     """Remove the optimizer's, scheduler's and generators' states from a checkpoint."""
     for pattern in RESUME_FILES:
@@ -222,11 +263,15 @@ def whole_checkpoints(out: Path) -> Iterator[Path]:
 
     The Trainer writes ``trainer_state.json`` last, so a checkpoint with a readable one is whole.
     """
-    folders = [path for path in out.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    folders = [
+        path for path in out.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()
+    ]
     for folder in sorted(folders, key=lambda path: -int(path.name.removeprefix("checkpoint-"))):
         try:
             json.loads((folder / "trainer_state.json").read_text())
         except (OSError, ValueError):
             continue
-        if any((folder / name).exists() for name in ("optimizer.pt", "optimizer.bin", "optimizer_0")):
+        if any(
+            (folder / name).exists() for name in ("optimizer.pt", "optimizer.bin", "optimizer_0")
+        ):
             yield folder

@@ -1,29 +1,33 @@
 """Train a model for a while on `transformers.Trainer`, with snapshots at log-spaced steps."""
 
-import contextlib
 import copy
-import hashlib
+import errno
 import json
-import os
-import shlex
-import shutil
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainingArguments
 
-from hcviz import files
 from hcviz.corpus import Corpus, load_corpus
 from hcviz.dropout import dropout_fields, set_dropout
 from hcviz.errors import HcvizError
+from hcviz.record import prepare_folder, read_info, surroundings, weights_hash, write_info
 from hcviz.runs import Run
-from hcviz.sources import load, tokenizer_for
-from hcviz.trainer import SCHEDULES, Bar, BlockOrder, Snapshots, SnapshotTrainer, snapshot_steps, whole_checkpoints
+from hcviz.sources import load, quiet, tokenizer_for
+from hcviz.trainer import (
+    SCHEDULES,
+    Bar,
+    BlockOrder,
+    Snapshots,
+    SnapshotTrainer,
+    snapshot_steps,
+    whole_checkpoints,
+)
+
+MIXED = {"bfloat16": "bf16", "float16": "fp16"}
 
 
 def train(
@@ -59,13 +63,14 @@ def train(
 ) -> Run:
     """Train a copy of a model and return the run.
 
-    The order of the data depends on ``seed`` and the corpus only, so runs that share them see the same batches
-    whatever their size or dropout, and on any number of processes (``torchrun`` splits each batch).
+    The order of the data depends on ``seed`` and the corpus only, so runs that share them see the
+    same batches whatever their size or dropout, and on any number of processes (``torchrun`` splits
+    each batch). Gradients are clipped at norm 1, as the Trainer does by default.
 
     Args:
-        model: A causal language model, or what `hcviz.load` takes (``"nano:NAME"``, a folder, a hub id). It is left
-            as it is.
-        out: The run's folder. One that holds the same run is resumed, or returned if it is whole.
+        model: A causal language model, or what `hcviz.load` takes (``"nano:NAME"``, a folder, a hub
+            id). It is left as it is.
+        out: The run's folder. One that holds the same request is resumed, or returned if it is whole.
         corpus: A `Corpus`, or what `hcviz.corpus.load_corpus` takes.
         tokenizer: By default the model's own, found through its folder or its source.
         steps: Optimizer steps.
@@ -74,13 +79,13 @@ def train(
         lr: Peak learning rate of AdamW.
         warmup: Share of the steps in which the rate rises linearly.
         schedule: ``"cosine-to-tenth"``, ``"linear-to-tenth"`` or ``"constant"``, after warm-up.
-        weight_decay: Decoupled, on matrices only.
+        weight_decay: Decoupled; not on norms and biases.
         betas: AdamW's.
-        dropout: Sets every dropout rate of the model; None keeps its configuration.
+        dropout: Sets every dropout rate of the model; None keeps its configuration's.
         seed: Of the data order and of dropout.
         snapshots: How many (log-spaced), or at which steps; 0 and the last are always saved.
         eval_every: Also evaluate every so many steps; snapshots always are.
-        eval_blocks: Held-out blocks used, evenly spaced and the same for every run of the corpus.
+        eval_blocks: Held-out blocks used, evenly spaced, the same for every run of the corpus.
         log_every: Steps between two rows of the training loss, each the mean since the one before.
         label: The run's name in tables and plots; by default the folder's.
         resume: Continue an interrupted run of the same request.
@@ -88,44 +93,43 @@ def train(
         progress: Show a bar; False is silent.
         source: What the model was made from, for the record.
         device: ``"cpu"`` forces the CPU; None takes what the Trainer finds.
-        dtype: ``"bfloat16"`` or ``"float16"`` trains in mixed precision; None in the model's own dtype.
-        on_log: Called with every row of the log while the run goes on.
-        trainer_args: Further `transformers.TrainingArguments`, for example ``{"fsdp": "full_shard"}``.
-        info: Further entries of ``run.json``, for example a clone recipe.
+        dtype: ``"bfloat16"`` or ``"float16"`` trains in mixed precision; None in the model's own.
+        on_log: Called with every row of the log while the run goes on, for live curves.
+        trainer_args: Further `transformers.TrainingArguments`, for example
+            ``{"fsdp": "full_shard"}`` or ``{"gradient_accumulation_steps": 2}``.
+        info: Further entries of ``run.json``, for example ``{"clone": recipe}``.
 
     Returns:
         The `Run`. Its newest checkpoint alone keeps the optimizer's state.
 
     Raises:
-        HcvizError: Before training, if an argument, the text, the folder or the disk will not do; during training,
-            if a loss is not finite (the snapshots before it are kept).
+        HcvizError: Before training, if an argument, the text, the folder or the disk will not do;
+            during training, if a loss is not finite or the disk is full (the snapshots are kept).
 
     Example:
         >>> import tempfile
         >>> out = tempfile.mkdtemp() + "/run"
-        >>> run = train("nano:llama", out=out, steps=2, snapshots=2, batch_size=2, context=32, progress=False)
-        >>> run.steps
+        >>> train("nano:llama", out=out, steps=2, snapshots=2, context=32, progress=False).steps
         [0, 2]
     """
     out = Path(out)
-    _check_numbers(steps=steps, batch_size=batch_size, lr=lr, warmup=warmup, schedule=schedule, dtype=dtype)
+    _check(steps=steps, batch_size=batch_size, lr=lr, warmup=warmup, schedule=schedule, dtype=dtype)
     at = snapshot_steps(steps, snapshots)
-    if isinstance(model, str | Path):
-        source = source or str(model)
-        model, loaded = load(model)
-        tokenizer = tokenizer or loaded
-    else:
-        model = copy.deepcopy(model)
-    tokenizer = tokenizer or tokenizer_for(model)
+    with quiet():
+        if isinstance(model, str | Path):
+            source = source or str(model)
+            model, own = load(model)
+            tokenizer = tokenizer or own
+        else:
+            model = copy.deepcopy(model)
+            tokenizer = tokenizer or tokenizer_for(model)
     if not isinstance(corpus, Corpus):
         corpus = load_corpus(corpus, tokenizer=tokenizer, context=context)
     _check_fit(model, corpus)
     if dropout is not None:
         set_dropout(model, dropout)
-
-    recipe = getattr(model.config, "hcviz", None)
     request = {
-        "model": _weights_hash(model),
+        "model": weights_hash(model),
         "corpus": corpus.fingerprint,
         "context": corpus.context,
         "steps": steps,
@@ -144,116 +148,152 @@ def train(
         "dtype": dtype,
         "trainer_args": {key: repr(value) for key, value in (trainer_args or {}).items()},
     }
-    request = json.loads(json.dumps(request))
-    with _world(device) as world:
-        if batch_size % world.num_processes:
-            raise HcvizError(f"batch_size {batch_size} is not a multiple of the {world.num_processes} processes.")
-        begin = None
-        with world.main_process_first():  # the others find the folder as the first has left it
-            if world.is_main_process:
-                begin = _prepare(out, request, model, at, resume=resume, overwrite=overwrite)
-        done = _read_info(out).get("status") == "done"
-        if done:
-            return Run(out)
-        begin = next(whole_checkpoints(out), None)
-
-        bar = Bar(label or out.name, progress=progress, on_log=on_log)
-        saver = Snapshots(at, eval_every=eval_every, tokenizer=tokenizer)
-        arguments = TrainingArguments(
-            **{
-                "output_dir": str(out),
-                "max_steps": steps,
-                "per_device_train_batch_size": batch_size // world.num_processes,
-                "per_device_eval_batch_size": max(1, 16 // world.num_processes),
-                "learning_rate": lr,
-                "weight_decay": weight_decay,
-                "adam_beta1": betas[0],
-                "adam_beta2": betas[1],
-                "optim": "adamw_torch",
-                "seed": seed,
-                "logging_steps": log_every,
-                "logging_first_step": True,
-                "logging_nan_inf_filter": False,  # it would replace a NaN by the mean
-                "save_strategy": "no",  # the Snapshots callback decides
-                "eval_strategy": "no",
-                "eval_on_start": begin is None,
-                "prediction_loss_only": True,
-                "disable_tqdm": True,
-                "report_to": "none",
-                "use_cpu": device == "cpu",
-                "bf16": dtype == "bfloat16",
-                "fp16": dtype == "float16",
-                "dataloader_pin_memory": torch.cuda.is_available() and device != "cpu",
-                **(trainer_args or {}),
-            }
+    recipe = getattr(model.config, "hcviz", None)
+    record = {
+        "label": label or out.name,
+        "status": "running",
+        "source": source or (recipe or {}).get("source") or model.config.name_or_path or None,
+        "clone": recipe,
+        "seed": seed,
+        "corpus": corpus.describe(),
+        "tokens": steps * batch_size * corpus.context,
+        "epochs": round(steps * batch_size / len(corpus.train), 3),
+        "parameters": model.num_parameters(),
+        **surroundings(),
+        **(info or {}),
+        "request": json.loads(json.dumps(request)),
+    }
+    arguments = _arguments(out, record["request"], device, trainer_args or {})
+    if arguments.process_index == 0:
+        prepare_folder(
+            out,
+            record["request"],
+            snapshots=at,
+            model_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+            resume=resume,
+            overwrite=overwrite,
         )
-        trainer = SnapshotTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=BlockOrder(corpus.train, count=steps * batch_size, seed=seed),
-            eval_dataset=BlockOrder(corpus.heldout, count=eval_blocks),
-            callbacks=[saver, bar],
-            schedule=schedule,
-            warmup_steps=round(warmup * steps),
-            tokens_per_step=batch_size * corpus.context,
-        )
-        saver.trainer = trainer
-        trainer.remove_callback(PrinterCallback)
-
-        record = {
-            "label": label or out.name,
-            "status": "running",
-            "source": source or (recipe or {}).get("source") or model.config.name_or_path or None,
-            "clone": recipe,
-            "seed": seed,
-            "corpus": corpus.describe(),
-            "tokens": steps * batch_size * corpus.context,
-            "epochs": round(steps * batch_size / len(corpus.train), 3),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "world_size": arguments.world_size,
-            "device": arguments.device.type,
-            "versions": versions(),
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            **(info or {}),
-            "request": request,
-        }
-        if world.is_main_process:
-            _write_info(out, record)
-        try:
-            trainer.train(resume_from_checkpoint=str(begin) if begin else None)
-            record["status"] = "done"
-        except BaseException as error:
-            record["status"] = f"stopped: {type(error).__name__}"
-            raise
-        finally:
-            bar.close()
-            if world.is_main_process and out.is_dir():
-                trainer.save_state()
-                _write_info(out, record)
-        world.wait_for_everyone()
+    if arguments.world_size > 1:
+        torch.distributed.barrier()
+    if read_info(out).get("status") == "done":
+        return Run(out)
+    bar = Bar(label or out.name, progress=progress, on_log=on_log)
+    with quiet():
+        _run(model, tokenizer, corpus, arguments, record, bar)
     return Run(out)
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that a run depends on."""
-    names = ("hcviz", "torch", "transformers", "tokenizers", "safetensors")
-    found = {"python": sys.version.split()[0]}
-    for name in names:
-        with contextlib.suppress(ModuleNotFoundError):
-            found[name] = version(name)
-    return found
+def _run(
+    model: Any,
+    tokenizer: Any,
+    corpus: Corpus,
+    arguments: TrainingArguments,
+    record: dict[str, Any],
+    bar: Bar,
+) -> None:
+    """Train from the newest whole checkpoint, or from the start, and keep ``run.json`` true."""
+    out, request = Path(arguments.output_dir), record["request"]
+    begin = next(whole_checkpoints(out), None)
+    arguments.eval_on_start = begin is None
+    snapshots = Snapshots(
+        request["snapshots"], eval_every=request["eval_every"], tokenizer=tokenizer
+    )
+    trainer = SnapshotTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=BlockOrder(
+            corpus.train, count=request["steps"] * request["batch_size"], seed=request["seed"]
+        ),
+        eval_dataset=BlockOrder(corpus.heldout, count=request["eval_blocks"]),
+        callbacks=[snapshots, bar],
+        schedule=request["schedule"],
+        warmup_steps=round(request["warmup"] * request["steps"]),
+        tokens_per_step=request["batch_size"] * corpus.context,
+    )
+    snapshots.trainer = trainer
+    trainer.remove_callback(PrinterCallback)
+    record |= {"world_size": arguments.world_size, "device": arguments.device.type}
+    first = trainer.is_world_process_zero()
+    if first:
+        write_info(out, record)
+    try:
+        trainer.train(resume_from_checkpoint=str(begin) if begin else None)
+        record["status"] = "done"
+    except (OSError, SafetensorError) as error:
+        record["status"] = "stopped: cannot write"
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)
+        raise HcvizError(
+            f"Training stopped at step {trainer.state.global_step} because {out} cannot be written"
+            f"{': the disk is full' if full else ''} ({error}). The snapshots before it are kept; "
+            "make room and run the same command again to go on."
+        ) from error
+    except BaseException as error:
+        record["status"] = f"stopped: {type(error).__name__}"
+        raise
+    finally:
+        bar.close()
+        if first and out.is_dir():
+            _leave_record(trainer, record)
+    trainer.accelerator.wait_for_everyone()
 
 
-@contextlib.contextmanager
-def _world(device: str | None) -> Iterator[Any]:
-    """Yield accelerate's view of the processes; under ``torchrun`` there are several."""
-    from accelerate import PartialState
+def _leave_record(trainer: SnapshotTrainer, record: dict[str, Any]) -> None:
+    """Write the history and ``run.json``; a full disk must not hide the error that stopped the run."""
+    try:
+        if trainer.state.log_history:
+            trainer.save_state()
+        write_info(Path(trainer.args.output_dir), record)
+    except OSError:
+        if record["status"] == "done":
+            raise
 
-    yield PartialState(cpu=True) if device == "cpu" else PartialState()
+
+def _arguments(
+    out: Path, request: dict[str, Any], device: str | None, extra: dict[str, Any]
+) -> TrainingArguments:
+    """Turn a request into the Trainer's arguments."""
+    ours = {
+        "output_dir": str(out),
+        "max_steps": request["steps"],
+        "learning_rate": request["lr"],
+        "weight_decay": request["weight_decay"],
+        "adam_beta1": request["betas"][0],
+        "adam_beta2": request["betas"][1],
+        "seed": request["seed"],
+        "logging_steps": request["log_every"],
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,  # it would put the mean in a NaN's place
+        "save_strategy": "no",  # the Snapshots callback decides, here and for evaluation
+        "eval_strategy": "no",
+        "prediction_loss_only": True,
+        "disable_tqdm": True,
+        "use_cpu": device == "cpu",
+        "bf16": request["dtype"] == "bfloat16",
+        "fp16": request["dtype"] == "float16",
+    }
+    clash = sorted({*ours, "per_device_train_batch_size", "warmup_steps"} & set(extra))
+    if clash:
+        raise HcvizError(f"trainer_args may not hold {', '.join(clash)}: train() sets them itself.")
+    pin = torch.cuda.is_available() and device != "cpu"
+    defaults = {"optim": "adamw_torch", "report_to": "none", "dataloader_pin_memory": pin}
+    try:
+        arguments = TrainingArguments(**{**defaults, **ours, **extra})
+    except (TypeError, ValueError) as error:
+        raise HcvizError(f"The Trainer refuses these arguments ({extra}): {error}") from error
+    if device not in (None, "cpu") and arguments.device.type != torch.device(device).type:
+        raise HcvizError(f"device {device!r} was asked for, but torch finds {arguments.device}.")
+    parts = arguments.world_size * arguments.gradient_accumulation_steps
+    if request["batch_size"] % parts:
+        raise HcvizError(
+            f"batch_size {request['batch_size']} cannot be split over {arguments.world_size} processes "
+            f"and {arguments.gradient_accumulation_steps} accumulation steps. Use a multiple of {parts}."
+        )
+    arguments.per_device_train_batch_size = request["batch_size"] // parts
+    arguments.per_device_eval_batch_size = max(1, 16 // arguments.world_size)
+    return arguments
 
 
-def _check_numbers(
+def _check(
     *, steps: int, batch_size: int, lr: float, warmup: float, schedule: str, dtype: str | None
 ) -> None:
     for name, value in (("steps", steps), ("batch_size", batch_size)):
@@ -265,8 +305,8 @@ def _check_numbers(
         raise HcvizError(f"warmup is a share of the steps, between 0 and 1, not {warmup!r}.")
     if schedule not in SCHEDULES:
         raise HcvizError(f"Unknown schedule {schedule!r}. Use one of {', '.join(SCHEDULES)}.")
-    if dtype not in (None, "float32", "bfloat16", "float16"):
-        raise HcvizError(f"Unknown dtype {dtype!r}. Use float32, bfloat16 or float16 (mixed precision), or None.")
+    if dtype not in (None, *MIXED):
+        raise HcvizError(f"Unknown dtype {dtype!r}. Use {' or '.join(MIXED)} (mixed), or None.")
 
 
 def _check_fit(model: Any, corpus: Corpus) -> None:
@@ -274,58 +314,12 @@ def _check_fit(model: Any, corpus: Corpus) -> None:
     largest = max(int(corpus.train.max()), int(corpus.heldout.max()))
     if largest >= model.config.vocab_size:
         raise HcvizError(
-            f"The tokenizer's tokens go up to {largest}, and the model has {model.config.vocab_size} of them. "
+            f"The tokenizer's tokens go up to {largest}, and the model has {model.config.vocab_size}. "
             "Give the model's own tokenizer."
         )
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest is not None and corpus.context > longest:
         raise HcvizError(
-            f"context {corpus.context} is longer than the {longest} positions of the model. Use --context {longest}."
+            f"context {corpus.context} is longer than the model's {longest} positions. "
+            f"Use --context {longest} or less."
         )
-
-
-def _prepare(
-    out: Path, request: dict, model: Any, at: Sequence[int], *, resume: bool, overwrite: bool
-) -> None:
-    """Make the folder, or see that it holds this very request; refuse what would lose something."""
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
-    files.check_space(out, (len(at) + 2) * size, f"A run of {len(at)} snapshots and the optimizer's state")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        known = _read_info(out)
-        if overwrite:
-            if not known and not any(out.glob("checkpoint-*")):
-                raise HcvizError(f"{out} is not a run, so --overwrite will not delete it. Choose another --out.")
-            shutil.rmtree(out)
-        elif not (resume and known.get("request") == request):
-            before = known.get("request", {})
-            changed = sorted(key for key in request if before.get(key) != request[key]) if before else []
-            why = f"a run that differs in {', '.join(changed)}" if changed else "something else"
-            raise HcvizError(f"{out} already holds {why}. Use --overwrite to replace it, or another --out.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".tmp-probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise HcvizError(f"Cannot write to {out}: {error}. Choose another --out.") from error
-
-
-def _weights_hash(model: Any) -> str:
-    """Hash shapes and up to 4,096 evenly spaced values of every weight: enough to tell two models apart."""
-    digest = hashlib.sha256()
-    for name, weight in model.state_dict().items():
-        flat = weight.detach().flatten()
-        digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
-        digest.update(flat[:: max(1, flat.numel() // 4096)].double().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _read_info(out: Path) -> dict[str, Any]:
-    try:
-        return json.loads((out / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def _write_info(out: Path, record: dict[str, Any]) -> None:
-    files.write_text(out / "run.json", json.dumps(record, indent=2, default=str) + "\n")
