@@ -20,9 +20,9 @@ from hcviz.errors import HcvizError
 class Corpus:
     """Packed token blocks of a text, with held-out documents.
 
-    Documents follow one another with an end-of-text token after each; the tail that does not fill a block is left
-    out. ``bytes_per_token`` turns a mean loss over all predicted held-out tokens into bits per byte of text: the
-    separators' nats are counted, their bytes are not.
+    Documents follow one another with an end-of-text token after each; the tail that does not fill
+    a block is left out. ``bytes_per_token`` turns a mean loss over all predicted held-out tokens
+    into bits per byte of text: the separators' nats are counted, their bytes are not.
     """
 
     name: str
@@ -87,8 +87,8 @@ def load_corpus(
         name_or_path: See `hcviz.documents.read_documents`.
         tokenizer: A Hugging Face tokenizer with an end-of-text token.
         context: Tokens in a block.
-        holdout: Share of the documents that is held out. The same seed holds out the same chapters of ``asv``,
-            ``kjv`` and ``asv+kjv``.
+        holdout: Share of the documents that is held out. The same seed holds out the same chapters
+            of ``asv``, ``kjv`` and ``asv+kjv``.
         seed: Of the choice of held-out documents; not of the training order.
 
     Returns:
@@ -100,7 +100,8 @@ def load_corpus(
     Example:
         >>> from hcviz.sources import source_path
         >>> from transformers import AutoTokenizer
-        >>> corpus = load_corpus("asv", tokenizer=AutoTokenizer.from_pretrained(source_path("opt")), context=128)
+        >>> corpus = load_corpus("asv",
+        tokenizer=AutoTokenizer.from_pretrained(source_path("opt")), context=128)
         >>> corpus.train.shape[1], len(corpus.heldout_groups)
         (128, 60)
     """
@@ -112,7 +113,8 @@ def load_corpus(
         raise HcvizError(f"context must be at least 2 tokens, not {context}.")
     if tokenizer.eos_token_id is None:
         raise HcvizError(
-            f"The tokenizer {tokenizer.name_or_path!r} has no end-of-text token to put between documents. "
+            f"The tokenizer {tokenizer.name_or_path!r} has no end-of-text token to put between "
+            "documents. "
             "Set one: tokenizer.eos_token = ..."
         )
     name = str(name_or_path)
@@ -148,8 +150,10 @@ def split_documents(
     groups = sorted({document.group for document in documents})
     if len(groups) < 2:
         raise HcvizError(
-            f"The corpus {name!r} holds {len(groups)} documents; two are needed, one to train on and one to hold out. "
-            "Separate documents by blank lines (.txt), by <|endoftext|>, or write one a line (.jsonl)."
+            f"The corpus {name!r} holds {len(groups)} documents; two are needed, one to train on "
+            "and one to hold out. "
+            "Separate documents by blank lines (.txt), by <|endoftext|>, or write one a line "
+            "(.jsonl)."
         )
     order = np.random.default_rng(seed).permutation(len(groups))
     count = min(len(groups) - 1, max(1, math.ceil(holdout * len(groups))))
@@ -176,7 +180,10 @@ def _pack(documents: list[Document], tokenizer: Any, context: int, what: str) ->
 
 
 def _bytes_per_token(blocks: torch.Tensor, documents: list[Document], tokenizer: Any) -> float:
-    """Count text bytes per predicted token, exactly for byte-level tokenizers, else the mean over the documents."""
+    """Count text bytes per predicted token.
+
+    Exact for byte-level tokenizers; for others the mean over the held-out documents.
+    """
     vocabulary = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if type(getattr(backend, "decoder", None)).__name__ == "ByteLevel":
@@ -198,7 +205,7 @@ def _bytes_per_token(blocks: torch.Tensor, documents: list[Document], tokenizer:
 
 
 def _fingerprint(train: list[Document], heldout: list[Document], tokenizer: Any) -> str:
-    """Hash what the model will see and what it will not, so that two runs can be told to be comparable."""
+    """Hash what the model sees and what it does not: equal for runs that can be compared."""
     digest = hashlib.sha256()
     for side, documents in (("train", train), ("heldout", heldout)):
         for document in documents:

@@ -1,4 +1,4 @@
-"""Read the documents of a named or local text: the units that are never split between train and held-out."""
+"""Read a named or local text as documents: the units that are held out whole or not at all."""
 
 import ast
 import dataclasses
@@ -23,7 +23,7 @@ PARAGRAPH_BYTES = 2_000
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """One text and the group it is held out with (the same chapter of two translations is one group)."""
+    """One text and the group it is held out with: two translations of a chapter are one group."""
 
     group: str
     text: str
@@ -33,8 +33,9 @@ def read_documents(name_or_path: str | Path) -> tuple[list[Document], dict[str, 
     """Read a corpus as documents.
 
     Args:
-        name_or_path: ``"asv"``, ``"asv+kjv"``, ``"kjv"``, ``"pydoc"``, a ``.txt`` or ``.jsonl`` file, or
-            ``"hf:ID"`` (a dataset of the Hugging Face hub with a ``text`` column; the first 16 MB).
+        name_or_path: ``"asv"``, ``"asv+kjv"``, ``"kjv"``, ``"pydoc"``, a ``.txt`` or ``.jsonl``
+            file, or ``"hf:ID"`` (a dataset of the Hugging Face hub with a ``text`` column; the
+            first 16 MB).
 
     Returns:
         The documents in a fixed order, and where they come from (package and version).
@@ -59,7 +60,8 @@ def read_documents(name_or_path: str | Path) -> tuple[list[Document], dict[str, 
     path = Path(name)
     if path.suffix not in (".txt", ".jsonl"):
         raise HcvizError(
-            f"Unknown corpus {name!r}. Use asv, kjv, asv+kjv, pydoc, the path of a .txt or .jsonl file, "
+            f"Unknown corpus {name!r}. Use asv, kjv, asv+kjv, pydoc, the path of a .txt or "
+            ".jsonl file, "
             "or hf:ID for a dataset of the Hugging Face hub."
         )
     try:

@@ -1,4 +1,4 @@
-"""Set every dropout rate of a model: the configuration's fields and the live modules that read them."""
+"""Set every dropout rate of a model: the configuration and the live modules that hold it."""
 
 from typing import Any
 
@@ -41,8 +41,8 @@ def dropout_fields(config: Any) -> dict[str, float]:
 def set_dropout(model: nn.Module, rate: float) -> int:
     """Set every dropout rate of a model, in place.
 
-    What can drop differs by family: GPT-NeoX and OPT drop attention weights and the residual stream's inputs; Llama,
-    OLMo and most later families have attention dropout only.
+    What can drop differs by family: GPT-NeoX and OPT drop attention weights and the residual
+    stream's inputs; Llama, OLMo and most later families have attention dropout only.
 
     Args:
         model: A `transformers` model.
@@ -56,8 +56,8 @@ def set_dropout(model: nn.Module, rate: float) -> int:
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
-        >>> config = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=2,
-        ...                      num_attention_heads=2)
+        >>> config = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8,
+        num_hidden_layers=2, ...                      num_attention_heads=2)
         >>> set_dropout(LlamaForCausalLM(config), 0.1)
         2
     """
@@ -78,7 +78,8 @@ def set_dropout(model: nn.Module, rate: float) -> int:
                 count += 1
     if count == 0:
         raise HcvizError(
-            f"{type(model).__name__} has nothing that can drop (configuration fields: {sorted(fields) or 'none'}). "
+            f"{type(model).__name__} has nothing that can drop (configuration fields: "
+            f"{sorted(fields) or 'none'}). "
             "Leave dropout at None, or break the symmetry by noise."
         )
     return count

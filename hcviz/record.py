@@ -1,4 +1,4 @@
-"""A run's folder and its ``run.json``: what was asked, with what, and whether the folder may be used."""
+"""A run's folder and its ``run.json``: what was asked, and whether the folder may be used."""
 
 import contextlib
 import hashlib
@@ -26,10 +26,11 @@ def prepare_folder(
     resume: bool,
     overwrite: bool,
 ) -> None:
-    """Make the run's folder, or see that it holds this very request; refuse what would lose something.
+    """Make the run's folder, or see that it holds this very request; refuse to lose anything.
 
     Raises:
-        HcvizError: If the folder holds something else, or the place cannot be written, or the disk is too small.
+        HcvizError: If the folder holds something else, or the place cannot be written, or the disk
+            is too small.
     """
     files.check_space(
         out,
@@ -66,7 +67,7 @@ def _difference(before: dict[str, Any] | None, request: dict[str, Any]) -> str:
 
 
 def weights_hash(model: Any) -> str:
-    """Hash the shapes and up to 4,096 evenly spaced values of every weight: enough to tell models apart."""
+    """Hash the shapes and up to some 4,096 evenly spaced values of every weight."""
     digest = hashlib.sha256()
     for name, weight in model.state_dict().items():
         flat = weight.detach().flatten()

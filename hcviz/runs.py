@@ -15,8 +15,8 @@ HISTORY = ["run", "step", "tokens", "split", "loss", "lr", "seconds"]
 class Run:
     """A training run: a `transformers.Trainer` folder of checkpoints and a ``run.json``.
 
-    Nothing is read before it is asked for, and a tensor is read without the rest of its checkpoint. A run that is
-    still being trained, or was killed, can be read as far as it got.
+    Nothing is read before it is asked for, and a tensor is read without the rest of its
+    checkpoint. A run that is still being trained, or was killed, can be read as far as it got.
 
     Args:
         path: The run's folder.
@@ -50,7 +50,7 @@ class Run:
 
     @property
     def steps(self) -> list[int]:
-        """The steps with a snapshot, in order; folders that are still being written do not count."""
+        """The steps with a whole snapshot, in order."""
         names = (
             folder.name.removeprefix("checkpoint-") for folder in self.path.glob("checkpoint-*")
         )
@@ -58,7 +58,7 @@ class Run:
 
     @property
     def info(self) -> dict[str, Any]:
-        """``run.json``: source, clone recipe, seeds, corpus, versions, command; empty if there is none."""
+        """``run.json``: source, clone recipe, seed, corpus, versions; {} without one."""
         path = self.path / "run.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
@@ -69,7 +69,7 @@ class Run:
 
     @property
     def history(self) -> pd.DataFrame:
-        """Losses over training, tidy: run, step, tokens, split (train or heldout), loss, lr, seconds."""
+        """Losses, tidy: run, step, tokens, split (train or heldout), loss, lr, seconds."""
         rows = []
         for row in self._log():
             for key, split in (("loss", "train"), ("eval_loss", "heldout")):
@@ -110,7 +110,8 @@ class Run:
                 other for other in sorted(index) if name.split(".")[-2:] == other.split(".")[-2:]
             ]
             raise HcvizError(
-                f"{self.name} has no tensor {name!r} at step {step}. It has {len(index)}, for example "
+                f"{self.name} has no tensor {name!r} at step {step}. It has {len(index)}, for "
+                "example "
                 f"{', '.join((similar or sorted(index))[:4])}."
             )
         try:
@@ -135,8 +136,9 @@ class Run:
         clone = self.info.get("clone") or {}
         if not clone.get("factors"):
             raise HcvizError(
-                f"{self.name} did not start from a clone (no clone recipe in {self.path / 'run.json'}), so its "
-                "weights have no blocks. Train a model that hcviz clone made, or pass info={'clone': ...}."
+                f"{self.name} did not start from a clone (no clone recipe in its run.json), so its "
+                "weights have no blocks. Train a model that hcviz clone made, or pass the recipe "
+                "of the clone it is compared with: info={'clone': ...}."
             )
         return clone["factors"]
 
@@ -209,6 +211,7 @@ class Run:
 
     def _damaged(self, path: Path, error: Exception) -> HcvizError:
         return HcvizError(
-            f"{path} cannot be read: {error}. The file is damaged or cut short; delete its checkpoint folder "
+            f"{path} cannot be read: {error}. The file is damaged or cut short; delete its "
+            "checkpoint folder "
             "and train again with the same --out to continue from the one before."
         )

@@ -1,8 +1,6 @@
 """The shipped source models: how each is built, where it lies, and how any source is loaded."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +97,7 @@ SOURCES: dict[str, Recipe] = {
         steps=2400,
     ),
 }
-"""The shipped sources by name. ``NAME@STEP`` names an earlier checkpoint of the ones that keep some."""
+"""The shipped sources by name; ``NAME@STEP`` is an earlier checkpoint of one that keeps some."""
 
 
 def source_path(name: str) -> Path:
@@ -134,8 +132,10 @@ def load(spec: str | Path, *, trust_remote_code: bool = False) -> tuple[Any, Any
     """Load a source model and its tokenizer.
 
     Args:
-        spec: ``"nano:NAME"`` for a shipped source, a folder, or the id of a model of the Hugging Face hub.
-        trust_remote_code: Run code that comes with the model. Weights are read from safetensors only, either way.
+        spec: ``"nano:NAME"`` for a shipped source, a folder, or the id of a model of the Hugging
+            Face hub.
+        trust_remote_code: Run code that comes with the model. Weights are read from safetensors
+            only, either way.
 
     Returns:
         The model in eval mode and its own dtype, and the tokenizer.
@@ -150,6 +150,8 @@ def load(spec: str | Path, *, trust_remote_code: bool = False) -> tuple[Any, Any
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from hcviz.quiet import quiet
+
     spec = str(spec)
     place = str(source_path(spec.removeprefix("nano:"))) if spec.startswith("nano:") else spec
     if not Path(place).is_dir() and place.startswith((".", "/", "~")):
@@ -163,31 +165,16 @@ def load(spec: str | Path, *, trust_remote_code: bool = False) -> tuple[Any, Any
             tokenizer = AutoTokenizer.from_pretrained(place, **options)
     except Exception as error:  # the loaders raise many unrelated kinds
         raise HcvizError(
-            f"The model {spec!r} cannot be loaded: {str(error).strip()} Needed are config.json, whole safetensors "
+            f"The model {spec!r} cannot be loaded: {str(error).strip()} Needed are config.json, "
+            "whole safetensors "
             f"weights and a tokenizer. Give a model folder, a hub id, or one of "
             f"{', '.join('nano:' + name for name in SOURCES)}."
         ) from error
     return model.eval(), tokenizer
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the progress bars and notices of transformers, and put them back as they were."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def tokenizer_for(model: Any) -> Any:
-    """Find the tokenizer of a model: in its own folder, in its source's, or the shipped one if it fits.
+    """Find a model's tokenizer: in its own folder, in its source's, or the shipped one if it fits.
 
     Raises:
         HcvizError: If none is found.
@@ -207,5 +194,6 @@ def tokenizer_for(model: Any) -> Any:
     if model.config.vocab_size == VOCABULARY:
         return AutoTokenizer.from_pretrained(data_folder() / "sources" / "tokenizer")
     raise HcvizError(
-        f"No tokenizer was found for this {type(model).__name__} of {model.config.vocab_size} tokens. Pass tokenizer=..."
+        f"No tokenizer was found for this {type(model).__name__} of {model.config.vocab_size} "
+        "tokens. Pass tokenizer=..."
     )

@@ -1,7 +1,4 @@
-"""The pieces that `hcviz.training` adds to `transformers.Trainer`: schedules, snapshots, guard, progress bar.
-
-Shapes: B batch, C context.
-"""
+"""What hcviz adds to `transformers.Trainer`: snapshots, a guard against NaN, one progress bar."""
 
 import json
 import math
@@ -11,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback
 
 from hcviz.errors import HcvizError
+from hcviz.schedule import SCHEDULES
 
 RESUME_FILES = (
     "optimizer.pt",
@@ -28,73 +25,8 @@ RESUME_FILES = (
 )
 
 
-def _cosine_to_tenth(progress: float) -> float:
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
-
-
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "cosine-to-tenth": _cosine_to_tenth,
-    "linear-to-tenth": lambda progress: 1 - 0.9 * progress,
-    "constant": lambda progress: 1.0,
-}
-"""Learning rate after warm-up, as a share of the peak; progress runs from 0 to 1."""
-
-
-def snapshot_steps(steps: int, snapshots: int | Sequence[int]) -> list[int]:
-    """Return the steps to save at: 0, the last, and log-spaced ones between, or the given ones.
-
-    Example:
-        >>> snapshot_steps(100, 6)
-        [0, 1, 3, 10, 32, 100]
-        >>> snapshot_steps(100, [50])
-        [0, 50, 100]
-    """
-    if not isinstance(snapshots, int):
-        wrong = [step for step in snapshots if not 0 <= step <= steps]
-        if wrong:
-            raise HcvizError(f"snapshots at {wrong} lie outside the run's steps 0 to {steps}.")
-        return sorted({0, *map(int, snapshots), steps})
-    if snapshots < 2:
-        raise HcvizError(
-            f"snapshots must be at least 2 (the first and the last step), not {snapshots}."
-        )
-    chosen = [0]
-    for target in np.geomspace(1, steps, min(snapshots - 1, steps)):
-        chosen.append(min(max(chosen[-1] + 1, round(float(target))), steps))
-    return sorted({*chosen, steps})
-
-
-class BlockOrder(Dataset):
-    """Blocks in a training order that depends on the seed, the number of blocks and nothing else.
-
-    Every epoch is a fresh permutation. Items are dictionaries with ``input_ids`` and ``labels``, int64 [C].
-    """
-
-    def __init__(self, blocks: torch.Tensor, *, count: int, seed: int | None = None):
-        """Take ``count`` blocks: in shuffled epochs with a seed, evenly spaced without one."""
-        self.blocks = blocks
-        if seed is None:
-            self.order = (
-                np.linspace(0, len(blocks) - 1, min(count, len(blocks))).round().astype(int)
-            )
-        else:
-            epochs = -(-count // len(blocks))
-            shuffled = [
-                np.random.default_rng([seed, epoch]).permutation(len(blocks))
-                for epoch in range(epochs)
-            ]
-            self.order = np.concatenate(shuffled)[:count]
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        block = self.blocks[self.order[index]]
-        return {"input_ids": block, "labels": block}
-
-
 class SnapshotTrainer(Trainer):
-    """A Trainer that keeps the data order, stamps its logs with tokens and seconds, stops at NaN."""
+    """A Trainer that keeps the data order, logs tokens and seconds, and stops at NaN."""
 
     def __init__(self, *, schedule: str, warmup_steps: int, tokens_per_step: int, **kwargs: Any):
         """Take `transformers.Trainer`'s keywords and the schedule's."""
@@ -141,7 +73,8 @@ class SnapshotTrainer(Trainer):
         step = self.state.global_step + (what == "training")
         rate = self._get_learning_rate()
         raise HcvizError(
-            f"The {what} loss became {loss} at step {step} of {self.state.max_steps} (learning rate {rate:.3g}). "
+            f"The {what} loss became {loss} at step {step} of {self.state.max_steps} (learning "
+            f"rate {rate:.3g}). "
             f"The snapshots before it are kept in {self.args.output_dir}. "
             "Lower the learning rate, lengthen the warm-up, or train in float32."
         )
@@ -157,7 +90,7 @@ class SnapshotTrainer(Trainer):
 
 
 class Snapshots(TrainerCallback):
-    """Save and evaluate at the chosen steps; only the newest checkpoint keeps what a resume needs."""
+    """Save and evaluate at the chosen steps; the newest checkpoint alone can be resumed."""
 
     def __init__(self, steps: Sequence[int], *, eval_every: int | None, tokenizer: Any):
         """Take the steps to save at."""
@@ -246,7 +179,7 @@ class Bar(TrainerCallback):
 
 
 def open_to_readers(folder: Path) -> None:
-    """Give weights the access rights of the files beside them; safetensors writes for the owner only."""
+    """Give weights the access rights of the files beside them, not the owner's alone."""
     for path in folder.glob("*.safetensors"):
         path.chmod((folder / "config.json").stat().st_mode)
 

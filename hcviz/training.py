@@ -11,23 +11,16 @@ import torch
 from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainingArguments
 
+from hcviz.arguments import check_fit, check_numbers, trainer_arguments
 from hcviz.corpus import Corpus, load_corpus
 from hcviz.dropout import dropout_fields, set_dropout
 from hcviz.errors import HcvizError
+from hcviz.quiet import quiet
 from hcviz.record import prepare_folder, read_info, surroundings, weights_hash, write_info
 from hcviz.runs import Run
-from hcviz.sources import load, quiet, tokenizer_for
-from hcviz.trainer import (
-    SCHEDULES,
-    Bar,
-    BlockOrder,
-    Snapshots,
-    SnapshotTrainer,
-    snapshot_steps,
-    whole_checkpoints,
-)
-
-MIXED = {"bfloat16": "bf16", "float16": "fp16"}
+from hcviz.schedule import BlockOrder, snapshot_steps
+from hcviz.sources import load, tokenizer_for
+from hcviz.trainer import Bar, Snapshots, SnapshotTrainer, whole_checkpoints
 
 
 def train(
@@ -70,7 +63,8 @@ def train(
     Args:
         model: A causal language model, or what `hcviz.load` takes (``"nano:NAME"``, a folder, a hub
             id). It is left as it is.
-        out: The run's folder. One that holds the same request is resumed, or returned if it is whole.
+        out: The run's folder. One that holds the same request is resumed, or returned if it is
+            whole.
         corpus: A `Corpus`, or what `hcviz.corpus.load_corpus` takes.
         tokenizer: By default the model's own, found through its folder or its source.
         steps: Optimizer steps.
@@ -113,7 +107,9 @@ def train(
         [0, 2]
     """
     out = Path(out)
-    _check(steps=steps, batch_size=batch_size, lr=lr, warmup=warmup, schedule=schedule, dtype=dtype)
+    check_numbers(
+        steps=steps, batch_size=batch_size, lr=lr, warmup=warmup, schedule=schedule, dtype=dtype
+    )
     at = snapshot_steps(steps, snapshots)
     with quiet():
         if isinstance(model, str | Path):
@@ -125,7 +121,7 @@ def train(
             tokenizer = tokenizer or tokenizer_for(model)
     if not isinstance(corpus, Corpus):
         corpus = load_corpus(corpus, tokenizer=tokenizer, context=context)
-    _check_fit(model, corpus)
+    check_fit(model, corpus)
     if dropout is not None:
         set_dropout(model, dropout)
     request = {
@@ -163,7 +159,7 @@ def train(
         **(info or {}),
         "request": json.loads(json.dumps(request)),
     }
-    arguments = _arguments(out, record["request"], device, trainer_args or {})
+    arguments = trainer_arguments(out, record["request"], device, trainer_args or {})
     if arguments.process_index == 0:
         prepare_folder(
             out,
@@ -238,7 +234,7 @@ def _run(
 
 
 def _leave_record(trainer: SnapshotTrainer, record: dict[str, Any]) -> None:
-    """Write the history and ``run.json``; a full disk must not hide the error that stopped the run."""
+    """Write the history and ``run.json``; a full disk must not hide what stopped the run."""
     try:
         if trainer.state.log_history:
             trainer.save_state()
@@ -246,80 +242,3 @@ def _leave_record(trainer: SnapshotTrainer, record: dict[str, Any]) -> None:
     except OSError:
         if record["status"] == "done":
             raise
-
-
-def _arguments(
-    out: Path, request: dict[str, Any], device: str | None, extra: dict[str, Any]
-) -> TrainingArguments:
-    """Turn a request into the Trainer's arguments."""
-    ours = {
-        "output_dir": str(out),
-        "max_steps": request["steps"],
-        "learning_rate": request["lr"],
-        "weight_decay": request["weight_decay"],
-        "adam_beta1": request["betas"][0],
-        "adam_beta2": request["betas"][1],
-        "seed": request["seed"],
-        "logging_steps": request["log_every"],
-        "logging_first_step": True,
-        "logging_nan_inf_filter": False,  # it would put the mean in a NaN's place
-        "save_strategy": "no",  # the Snapshots callback decides, here and for evaluation
-        "eval_strategy": "no",
-        "prediction_loss_only": True,
-        "disable_tqdm": True,
-        "use_cpu": device == "cpu",
-        "bf16": request["dtype"] == "bfloat16",
-        "fp16": request["dtype"] == "float16",
-    }
-    clash = sorted({*ours, "per_device_train_batch_size", "warmup_steps"} & set(extra))
-    if clash:
-        raise HcvizError(f"trainer_args may not hold {', '.join(clash)}: train() sets them itself.")
-    pin = torch.cuda.is_available() and device != "cpu"
-    defaults = {"optim": "adamw_torch", "report_to": "none", "dataloader_pin_memory": pin}
-    try:
-        arguments = TrainingArguments(**{**defaults, **ours, **extra})
-    except (TypeError, ValueError) as error:
-        raise HcvizError(f"The Trainer refuses these arguments ({extra}): {error}") from error
-    if device not in (None, "cpu") and arguments.device.type != torch.device(device).type:
-        raise HcvizError(f"device {device!r} was asked for, but torch finds {arguments.device}.")
-    parts = arguments.world_size * arguments.gradient_accumulation_steps
-    if request["batch_size"] % parts:
-        raise HcvizError(
-            f"batch_size {request['batch_size']} cannot be split over {arguments.world_size} processes "
-            f"and {arguments.gradient_accumulation_steps} accumulation steps. Use a multiple of {parts}."
-        )
-    arguments.per_device_train_batch_size = request["batch_size"] // parts
-    arguments.per_device_eval_batch_size = max(1, 16 // arguments.world_size)
-    return arguments
-
-
-def _check(
-    *, steps: int, batch_size: int, lr: float, warmup: float, schedule: str, dtype: str | None
-) -> None:
-    for name, value in (("steps", steps), ("batch_size", batch_size)):
-        if not isinstance(value, int) or value < 1:
-            raise HcvizError(f"{name} must be a whole number of at least 1, not {value!r}.")
-    if not lr > 0:
-        raise HcvizError(f"lr must be positive, not {lr!r}.")
-    if not 0 <= warmup <= 1:
-        raise HcvizError(f"warmup is a share of the steps, between 0 and 1, not {warmup!r}.")
-    if schedule not in SCHEDULES:
-        raise HcvizError(f"Unknown schedule {schedule!r}. Use one of {', '.join(SCHEDULES)}.")
-    if dtype not in (None, *MIXED):
-        raise HcvizError(f"Unknown dtype {dtype!r}. Use {' or '.join(MIXED)} (mixed), or None.")
-
-
-def _check_fit(model: Any, corpus: Corpus) -> None:
-    """Refuse a text that the model cannot read."""
-    largest = max(int(corpus.train.max()), int(corpus.heldout.max()))
-    if largest >= model.config.vocab_size:
-        raise HcvizError(
-            f"The tokenizer's tokens go up to {largest}, and the model has {model.config.vocab_size}. "
-            "Give the model's own tokenizer."
-        )
-    longest = getattr(model.config, "max_position_embeddings", None)
-    if longest is not None and corpus.context > longest:
-        raise HcvizError(
-            f"context {corpus.context} is longer than the model's {longest} positions. "
-            f"Use --context {longest} or less."
-        )
