@@ -68,6 +68,28 @@ def wide_shape(axes: TensorAxes, factors: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(dim.wide_size(factors) for dim in axes)
 
 
+def source_units(axes: TensorAxes, factors: Mapping[str, int]) -> TensorAxes:
+    """Return the axes of a wide tensor in the units of its source.
+
+    Raises:
+        ValueError: If a level is no multiple of its axis's factor.
+    """
+
+    def small(axis: str | None, size: int) -> int:
+        factor = factors.get(axis, 1)
+        if size % factor:
+            raise ValueError(f"{axis} has {size} units, which is no multiple of the factor {factor}.")
+        return size // factor
+
+    return tuple(
+        Dim(
+            dim.role,
+            tuple(Segment(tuple((a, small(a, n)) for a, n in s.levels), s.part) for s in dim.segments),
+        )
+        for dim in axes
+    )
+
+
 @dataclass(frozen=True)
 class Blocks:
     """One unfused piece of a wide tensor as a view, copies first.

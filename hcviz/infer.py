@@ -83,7 +83,8 @@ def infer(config, model_class, fusing: Fusing) -> dict[str, TensorAxes]:
                     size=size,
                     fusing=fusing,
                     heads=coupled
-                    and ATTENTION.search(path) is not None
+                    and ATTENTION.search(f"{path.rpartition('.')[0]} {type(module).__name__}")
+                    is not None
                     and (role == "read") == (path in outputs),
                 ),
             )

@@ -1,8 +1,11 @@
 """layout(): which axes every tensor of a model has, written and read."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from hcviz.blocks import source_units
 from hcviz.expansion import Expansion
 from hcviz.infer import infer
 from hcviz.twin import resolve_fusing
@@ -21,15 +24,18 @@ class Layout(dict):
         return self.to_frame().to_string(index=False)
 
 
-def layout(model: PreTrainedModel | PreTrainedConfig) -> Layout:
+def layout(
+    model: PreTrainedModel | PreTrainedConfig, *, factors: Mapping[str, int] | None = None
+) -> Layout:
     """Return the axes of every tensor of a causal language model, read off its architecture.
 
     Args:
         model: A model, or its configuration; no weight is looked at.
+        factors: Give the layout of a clone in its source's units: the factors that it was made with, as in
+            ``config.hcviz["factors"]``. None gives it in the model's own units.
 
     Returns:
-        ``{tensor name: (Dim, ...)}``, a :class:`~hcviz.blocks.Dim` per dimension. A clone has the layout of
-        its own widths; its factors are in ``config.hcviz["factors"]``.
+        ``{tensor name: (Dim, ...)}``, a :class:`~hcviz.blocks.Dim` per dimension.
 
     Raises:
         CloneError: If the architecture is not understood, naming the first tensor that is not.
@@ -46,4 +52,5 @@ def layout(model: PreTrainedModel | PreTrainedConfig) -> Layout:
         config, model_class = model, AutoModelForCausalLM._model_mapping[type(model)]
     probe = resolve_factors(config)
     fusing = resolve_fusing(config, model_class, probe, Expansion(), "keep", check=False)
-    return Layout(infer(config, model_class, fusing))
+    axes = infer(config, model_class, fusing)
+    return Layout({name: source_units(dims, factors or {}) for name, dims in axes.items()})

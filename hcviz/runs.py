@@ -131,6 +131,11 @@ class Run:
         return grid(self.tensor(name, step), self.layout[name], self.factors)
 
     @property
+    def is_clone(self) -> bool:
+        """Whether the run started from a clone, so that its weights have blocks."""
+        return bool((self.info.get("clone") or {}).get("factors"))
+
+    @property
     def factors(self) -> dict[str, Any]:
         """How many times each axis was repeated by the clone this run started from."""
         clone = self.info.get("clone") or {}
@@ -144,12 +149,13 @@ class Run:
 
     @cached_property
     def layout(self) -> Any:
-        """Which axes every tensor has, from the configuration in the checkpoint."""
+        """Which axes every tensor has, a clone's in units of its source, from the checkpoint's configuration."""
         from transformers import AutoConfig
 
         from hcviz.layout import layout
 
-        return layout(AutoConfig.from_pretrained(self._folder(self.steps[0])))
+        config = AutoConfig.from_pretrained(self._folder(self.steps[0]))
+        return layout(config, factors=self.factors if self.is_clone else None)
 
     def model(self, step: int | None = None) -> Any:
         """Load one snapshot as a model in eval mode."""
