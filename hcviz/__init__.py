@@ -10,15 +10,15 @@ __version__ = "0.1.0"
 
 _ROOM = {
     "clone": "cloning",
-    "verify": "verify",
-    "Report": "verify",
-    "layout": "layout",
+    "verify": "verifying",
+    "Report": "verifying",
+    "layout": "layouts",
     "load": "sources",
     "pretrain": "sources",
     "train": "training",
     "Run": "runs",
     "measure": "metrics",
-    "explore": "explore",
+    "explore": "exploring",
     "HcvizError": "errors",
     "CloneError": "errors",
 }
@@ -31,7 +31,7 @@ def __getattr__(name: str) -> Any:
         return import_module("hcviz.plots")
     if name in _ROOM:
         value = getattr(import_module(f"hcviz.{_ROOM[name]}"), name)
-        globals()[name] = value  # a room of the same name (hcviz.verify) must not shadow its verb
+        globals()[name] = value
         return value
     raise AttributeError(f"module 'hcviz' has no attribute {name!r}; it has {', '.join(__all__)}")
 

@@ -152,7 +152,7 @@ class Run:
         """Which axes every tensor has, a clone's in units of its source, from the checkpoint's configuration."""
         from transformers import AutoConfig
 
-        from hcviz.layout import layout
+        from hcviz.layouts import layout
 
         config = AutoConfig.from_pretrained(self._folder(self.steps[0]))
         return layout(config, factors=self.factors if self.is_clone else None)
