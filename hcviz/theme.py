@@ -122,7 +122,7 @@ def context(name: str = "paper") -> Params:
             "legend.fontsize": font,
             "legend.handlelength": 3.2,
             "lines.linewidth": line,
-            "lines.markersize": 2.6 * line,
+            "lines.markersize": 2.9 * line,
             "xtick.labelsize": 0.9 * font,
             "ytick.labelsize": 0.9 * font,
         }

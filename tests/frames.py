@@ -1,4 +1,4 @@
-"""Made-up frames in the shape of Run.history and measure(run): numbers like those of a small run."""
+"""Made-up frames shaped like Run.history and measure(run), with numbers like a small run's."""
 
 import numpy as np
 import pandas as pd
@@ -30,7 +30,8 @@ def history() -> pd.DataFrame:
             )
             bump = 0.05 * np.exp(-(((step - 4) / 4) ** 2)) if arm != "random init" and step else 0
             rows += [
-                {"run": arm, "step": step, "tokens": step * 1024, "split": split, "lr": 1e-3, "seconds": step * 0.3,
+                {"run": arm, "step": step, "tokens": step * 1024, "split": split, "lr": 1e-3,
+                 "seconds": step * 0.3,
                  "loss": a + (b - a) * fall + bump - 0.1 * (split == "train")}
                 for split in ("heldout", "train")
             ]  # fmt: skip
@@ -62,9 +63,9 @@ def cosine() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def pairs(tensors=(UP.format(0), UP.format(1))) -> pd.DataFrame:
+def pairs() -> pd.DataFrame:
     rows = []
-    for tensor in tensors:
+    for tensor in (UP.format(0), UP.format(1)):
         for step in STEPS:
             t = step / 120
             for run in ("symmetric", "noisy 10 dB", "random init"):

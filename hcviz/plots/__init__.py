@@ -4,8 +4,8 @@ Each function takes ``ax=`` (its axes; None makes a figure) and, where there are
 Functions with one panel return their axes, those with several an array of axes. Enter
 ``theme.context("talk")`` for larger ones; matplotlib's own settings are never changed.
 
-To add a figure: a function in one of the files here, decorated with ``theme.themed``, that reads its rows
-with ``_frames.metric`` and its axes with ``_axes.panels``; then its name below.
+To add a figure: a function decorated with ``theme.themed`` in one of the files here, or a new one,
+that takes its rows from ``_frames.metric`` and its axes from ``_axes.panels``; then its name below.
 """
 
 from hcviz.plots._cosine import cosine

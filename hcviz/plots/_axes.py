@@ -25,6 +25,7 @@ def panels(
     tall: float = 0.8,
     side: float = 0.0,
     lines: float = 3.0,
+    rigid: bool = False,
     **shared: Any,
 ) -> np.ndarray:
     """Return ``count`` axes: new ones in the context's width, or the caller's.
@@ -36,6 +37,7 @@ def panels(
         tall: Height of a panel over its width.
         side: Inches right of the panels that are not theirs (a colour bar).
         lines: Lines of text above and below all panels together.
+        rigid: Keep the panels' shape where they are too tall, by a narrower figure.
         shared: ``sharex``, ``sharey``.
 
     Raises:
@@ -51,7 +53,10 @@ def panels(
     width, line = plt.rcParams["figure.figsize"][0], plt.rcParams["font.size"] / 72 * 1.35
     # 3.5 lines beside a panel are its tick labels, 2.4 above and below it its title and ticks.
     panel = (width - side - 3.5 * line) / columns - 0.8 * line
-    height = rows * (min(panel * tall, 0.45 * width) + 2.4 * line) + lines * line
+    most = (0.45 if rows < 3 else 0.32) * width
+    height = rows * (min(panel * tall, most) + 2.4 * line) + lines * line
+    if rigid and panel * tall > most:
+        width = max(0.6 * width, width - columns * (panel - most / tall))
     _, grid = plt.subplots(
         rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **shared
     )
@@ -61,18 +66,21 @@ def panels(
     return flat[:count]
 
 
+def _line(look: Arm) -> dict[str, Any]:
+    thin = look.marker in "x+"  # these have no face to be set off by a white edge
+    return {
+        **look._asdict(),
+        "markersize": {"P": 1.5, "*": 1.9, "X": 1.5}.get(look.marker, 1.0)
+        * plt.rcParams["lines.markersize"],
+        "markeredgecolor": look.color if thin else "white",
+        "markeredgewidth": 0.9 if thin else 0.4,
+    }
+
+
 def draw(ax: Axes, x: Any, y: Any, look: Arm, **options: Any) -> Line2D:
     """Draw one line in the look of its arm, with a marker on about ten of its points."""
     every = max(1, len(np.atleast_1d(x)) // 10)
-    style = {
-        "color": look.color,
-        "linestyle": look.linestyle,
-        "marker": look.marker,
-        "markevery": every,
-        "markeredgecolor": look.color if look.marker in "xX+" else "white",
-        "markeredgewidth": 0.9 if look.marker == "x" else 0.4,
-    }
-    return ax.plot(x, y, **(style | options))[0]
+    return ax.plot(x, y, **(_line(look) | {"markevery": every} | options))[0]
 
 
 def step_axis(ax: Axes, steps: Iterable[int], label: str = "training step") -> None:
@@ -93,29 +101,22 @@ def step_axis(ax: Axes, steps: Iterable[int], label: str = "training step") -> N
 def legend(
     axes: Sequence[Axes], looks: dict[str, Arm], extra: Sequence[Any] = (), *, own: bool
 ) -> None:
-    """Put one legend for all panels outside of them: under our own figure, else right of the last."""
-    width = plt.rcParams["lines.linewidth"]
-    handles = [
-        Line2D(
-            [], [], label=name, linewidth=width, color=look.color, linestyle=look.linestyle, marker=look.marker,
-            markeredgecolor=look.color if look.marker in "xX+" else "white", markeredgewidth=0.4 + 0.5 * (look.marker == "x"),
-        )
-        for name, look in looks.items()
-    ]  # fmt: skip
-    handles += list(extra)
+    """Put one legend outside all panels: under our own figure, else right of the last one."""
+    handles = [Line2D([], [], label=name, **_line(look)) for name, look in looks.items()] + list(
+        extra
+    )
     if own:
         columns = len(handles) if len(handles) <= 5 else -(-len(handles) // 2)
-        axes[0].figure.legend(
-            handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.4
-        )
+        place = {"loc": "outside lower center", "ncols": columns, "columnspacing": 1.4}
+        axes[0].figure.legend(handles=handles, **place)
     else:
         axes[-1].legend(
-            handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0
+            handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0
         )
 
 
 def titles(axes: Sequence[Axes], title: str, note: str = "", *, own: bool) -> None:
-    """Set the title of the whole figure and a note under it; the caller's figures are left alone."""
+    """Set the title of the whole figure and a note under it, unless it is the caller's."""
     if own:
         axes[0].figure.suptitle(title, x=0.01, ha="left")
         if note:
@@ -139,13 +140,25 @@ def end_labels(ax: Axes, ends: dict[str, tuple[float, float, str]], looks: dict[
     inches = ax.get_window_extent().height / ax.figure.dpi
     heights = _apart(np.clip(at[:, 1], 0.0, 1.0), 1.22 * size / 72 / max(inches, 0.5))
     for name, (x, y), height in zip(names, at, heights, strict=True):
-        look = looks[name]
+        line = {
+            "arrowstyle": "-",
+            "color": looks[name].color,
+            "linewidth": 0.7,
+            "shrinkA": 0,
+            "shrinkB": 3,
+        }
         ax.annotate(
-            ends[name][2], xy=(x, y), xytext=(1.0, height), xycoords="axes fraction",
-            textcoords=_beside(ax, 9), va="center", ha="left", color=_readable(look.color), fontsize=size,
+            ends[name][2],
+            xy=(x, y),
+            xytext=(1.0, height),
+            xycoords="axes fraction",
+            textcoords=_beside(ax, 9),
+            va="center",
+            color=_readable(looks[name].color),
+            fontsize=size,
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": look.color, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3},
-        )  # fmt: skip
+            arrowprops=line,
+        )
 
 
 def _beside(ax: Axes, points: float) -> Transform:

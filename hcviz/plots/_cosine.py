@@ -25,10 +25,10 @@ def cosine(
     ax: Axes | Sequence[Axes] | None = None,
     title: str = "Do the copies part? Cosine of the cloned halves over training",
 ) -> np.ndarray:
-    """Draw the mean cosine of cloned halves over steps: thin lines are weights, thick ones their mean.
+    """Draw the mean cosine of cloned halves over steps: a thin line per weight, and their mean.
 
     Args:
-        frame: Rows of the metric ``cosine``: ``hue``, step, tensor, metric, value (and part, layer).
+        frame: Rows of the metric ``cosine``: ``hue``, step, tensor, metric, value.
         hue: Column that tells the arms.
         by: One panel per ``tensor-kind``, or per value of another column (``layer``, ``tensor``).
         kinds: Kinds to draw; None draws up-projections, QKV and the unembedding (or the embedding,
@@ -79,7 +79,7 @@ def cosine(
     low = min([rows["value"].min(), 0.9, *(band[0] for band in bands.values())])
     for panel in axes:
         panel.set_ylim(low - 0.06 * (1 - low), 1 + 0.06 * (1 - low))
-    axes[0].set_ylabel("cosine, left against right half\n(mean over rows; 1 = copies)")
+    axes[0].set_ylabel("cosine of the two halves\n(mean over rows)")
     extra = [Patch(facecolor=_BAND, label="unrelated rows")] if bands else []
     _axes.legend(axes, looks, extra, own=ax is None)
     _axes.titles(axes, title, own=ax is None)

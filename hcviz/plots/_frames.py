@@ -48,7 +48,8 @@ def need(frame: pd.DataFrame, columns: Iterable[str], what: str) -> None:
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise HcvizError(
-            f"{what} needs the columns {', '.join(missing)}; the frame has {', '.join(map(str, frame))}. "
+            f"{what} needs the columns {', '.join(missing)}; "
+            f"the frame has {', '.join(map(str, frame))}. "
             "History frames come from Run.history, the others from hcviz.measure(run)."
         )
 

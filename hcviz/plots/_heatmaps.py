@@ -103,13 +103,14 @@ def antisymmetric(
     shape = next(iter(grids.values())).shape
     if shape[side] < 2:
         raise HcvizError(
-            f"A grid of {shape[0]} x {shape[1]} blocks has one copy along the {along} side, so there "
-            f"is nothing to tell apart; try along={'written' if side else 'read'!r}."
+            f"A grid of {shape[0]} x {shape[1]} blocks has one copy along the {along} side, so "
+            f"there is nothing to tell apart; try along={'written' if side else 'read'!r}."
         )
     parts = {step: grid - grid.mean(axis=side, keepdims=True) for step, grid in grids.items()}
     finer = "All exactly 0: locked."
     if any(part.any() for part in parts.values()):
-        finer = f"The colour scale is {_reach(grids) / _reach(parts):,.2g} times finer than the weight's."
+        times = _reach(grids) / _reach(parts)
+        finer = f"The colour scale is {times:,.1f} times finer than the weight's."
     what = f": {_frames.short(name)}" if name else ""
     head = title or f"What sets the {along} copies apart{what}"
     return _maps(parts, ax, head, f"{finer} {note}", f"block minus mean of {along} copies")
@@ -142,7 +143,7 @@ def matrix_frame(
 def _grids(
     matrix: Any, n_written: int | None, n_read: int | None, corner: int | None
 ) -> tuple[dict[int | None, np.ndarray], str]:
-    """Return step -> [n_written, n_read, rows, columns], cut to the corner, and a note of the cut."""
+    """Return step -> [n_written, n_read, rows, columns], cut to the corner, and a note."""
     steps = dict(matrix) if isinstance(matrix, Mapping) else {None: matrix}
     if not steps:
         raise HcvizError("The dict of matrices is empty; give step -> matrix.")
@@ -168,8 +169,8 @@ def _grid(one: np.ndarray, n_written: int | None, n_read: int | None) -> np.ndar
     whole = one.ndim == 2 and n_written and n_read
     if not whole or one.shape[0] % n_written or one.shape[1] % n_read:
         raise HcvizError(
-            f"An array of shape {one.shape} is not a grid of {n_written} x {n_read} blocks. Give a 2-d "
-            "matrix with n_written and n_read that divide it, or the 4-d Run.blocks(name, step)."
+            f"An array of shape {one.shape} is not a grid of {n_written} x {n_read} blocks. Give a "
+            "2-d matrix with n_written and n_read that divide it, or 4-d Run.blocks(name, step)."
         )
     grid = one.reshape(n_written, one.shape[0] // n_written, n_read, one.shape[1] // n_read)
     return grid.transpose(0, 2, 1, 3).astype(np.float64)
@@ -178,7 +179,7 @@ def _grid(one: np.ndarray, n_written: int | None, n_read: int | None) -> np.ndar
 def _reach(grids: Mapping[Any, np.ndarray]) -> float:
     """Return the end of the colour scale: a few outliers must not grey the rest out."""
     sizes = np.abs(np.concatenate([grid.ravel() for grid in grids.values()]))
-    return float(np.quantile(sizes, 0.995)) or float(sizes.max()) or 1.0
+    return float(np.quantile(sizes, 0.98)) or float(sizes.max()) or 1.0
 
 
 def _maps(grids: Mapping, ax: Any, title: str, note: str, label: str) -> np.ndarray:
@@ -186,7 +187,7 @@ def _maps(grids: Mapping, ax: Any, title: str, note: str, label: str) -> np.ndar
     n_written, n_read, rows, columns = next(iter(grids.values())).shape
     tall = n_written * rows / (n_read * columns)
     line = plt.rcParams["font.size"] / 72
-    axes = _axes.panels(len(grids), ax, tall=tall, side=6 * line, lines=4.5)
+    axes = _axes.panels(len(grids), ax, columns=5, tall=tall, side=6 * line, lines=4.5, rigid=True)
     most = _reach(grids)
     for (step, grid), panel in zip(grids.items(), axes, strict=True):
         whole = grid.transpose(0, 2, 1, 3).reshape(n_written * rows, n_read * columns)
@@ -195,8 +196,14 @@ def _maps(grids: Mapping, ax: Any, title: str, note: str, label: str) -> np.ndar
             panel.axhline(edge * rows - 0.5, color="white", linewidth=2.2, label="_block")
         for edge in range(1, n_read):
             panel.axvline(edge * columns - 0.5, color="white", linewidth=2.2, label="_block")
-        panel.set_xticks([(j + 0.5) * columns - 0.5 for j in range(n_read)], _copies(n_read))
-        names = _copies(n_written) if panel is axes[0] or ax is not None else [""] * n_written
+        panel.set_xticks(
+            [(j + 0.5) * columns - 0.5 for j in range(n_read)], _copies(n_read, len(axes))
+        )
+        names = (
+            _copies(n_written, len(axes))
+            if panel is axes[0] or ax is not None
+            else [""] * n_written
+        )
         middles = [(i + 0.5) * rows - 0.5 for i in range(n_written)]
         panel.set_yticks(middles, names, rotation=90, va="center")
         panel.set_title("weight" if step is None else f"step {step:,}")
@@ -208,12 +215,10 @@ def _maps(grids: Mapping, ax: Any, title: str, note: str, label: str) -> np.ndar
     return axes
 
 
-def _copies(count: int) -> list[str]:
-    return (
-        [f"copy {i + 1}" for i in range(count)]
-        if count <= 4
-        else [str(i + 1) for i in range(count)]
-    )
+def _copies(count: int, panels: int) -> list[str]:
+    """Name the copies along one side, shortly where there is little room."""
+    word = "copy " if count * min(panels, 5) <= 10 else ""
+    return [f"{word}{i + 1}" for i in range(count)]
 
 
 def heatmap(ax: Axes, values: np.ndarray, norm: Normalize) -> AxesImage:

@@ -1,4 +1,4 @@
-"""Loss over training: all arms, those near the source from close by, and their gap to the source."""
+"""Loss over training: all arms, the near ones from close by, and their gap to the source."""
 
 import numpy as np
 import pandas as pd
@@ -156,7 +156,7 @@ def _gap_panel(ax: Axes, curves: dict[str, pd.DataFrame], looks: dict, against: 
     if far:
         low, high = ax.get_ylim()
         ax.set_ylim(low, high + (0.06 + 0.09 * len(far)) * (high - low))
-        notes = [f"\N{UPWARDS ARROW} {name}, ends {_signed(gaps[name].iloc[-1])}" for name in far]
+        notes = [f"\N{UPWARDS ARROW} {name} {_signed(gaps[name].iloc[-1])}" for name in far]
         ax.text(0.98, 0.99, "\n".join(notes), transform=ax.transAxes, ha="right", va="top",
                 color=theme.MUTED, fontstyle="italic")  # fmt: skip
     return ends

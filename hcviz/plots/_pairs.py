@@ -48,12 +48,12 @@ def pairs(
         The axes, [arms, steps].
 
     Raises:
-        HcvizError: If columns, rows, arms or steps are missing, if the frame mixes kinds of weights,
-            or ``shape`` does not fit.
+        HcvizError: If columns, rows, arms or steps are missing, if the frame mixes kinds of
+            weights, or if ``shape`` does not fit.
 
     Example:
-        >>> rows = {"run": "a", "step": 0, "tensor": "fc1", "row": [0, 0, 1, 1], "col": [0, 1, 0, 1]}
-        >>> pairs(pd.DataFrame(rows | {"metric": "pairs", "value": 1.0})).shape
+        >>> rows = {"run": "a", "step": 0, "tensor": "fc1", "metric": "pairs", "value": 1.0}
+        >>> pairs(pd.DataFrame(rows | {"row": [0, 0, 1, 1], "col": [0, 1, 0, 1]})).shape
         (1, 1)
     """
     rows = _frames.matching(_frames.metric(frame, "pairs", ["row", "col"], hue), tensor)
@@ -72,7 +72,9 @@ def pairs(
     labels = _labels(blocks, shape)
     line = plt.rcParams["font.size"] / 72
     count = len(names) * len(steps)
-    axes = _axes.panels(count, ax, columns=len(steps), tall=1.0, side=6 * line, lines=3.5)
+    axes = _axes.panels(
+        count, ax, columns=len(steps), tall=1.0, side=6 * line, lines=3.5, rigid=True
+    )
     grid = axes.reshape(len(names), len(steps))
     norm = Normalize(-1, 1)
     for (i, j), panel in np.ndenumerate(grid):
@@ -82,7 +84,7 @@ def pairs(
         image = heatmap(panel, square, norm)
         if blocks <= 6:
             _numbers(panel, square, norm, blocks * len(steps))
-        few = blocks <= 6
+        few = blocks * len(steps) <= 30
         panel.set_xticks(
             range(blocks) if few else [], labels if few and i == len(names) - 1 else None
         )
@@ -102,7 +104,7 @@ def pairs(
         if many == 1
         else f"{kinds[0]}, mean of {many} weights"
     )
-    arrows = any(ARROW in label for label in labels)
+    arrows = few and any(ARROW in label for label in labels)
     note = (
         f"Block a{ARROW}b reads copy a of the input and writes copy b of the output."
         if arrows

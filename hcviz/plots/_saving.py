@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 import hcviz
 from hcviz.errors import HcvizError
 
-_SAVING = {"svg.hashsalt": "hcviz", "svg.fonttype": "none", "savefig.facecolor": "white"}
+_SAVING = {"svg.hashsalt": "hcviz", "savefig.facecolor": "white"}
 
 
 def save(
@@ -28,11 +28,11 @@ def save(
     command: str | None = None,
     dpi: int = 160,
 ) -> dict[str, Path]:
-    """Write ``stem.png``, ``stem.svg``, ``stem.csv`` (the data) and ``stem.json`` (how it was made).
+    """Write ``stem.png``, ``stem.svg``, ``stem.csv`` (data) and ``stem.json`` (how it was made).
 
-    All are drawn in memory first and then put in place by rename, so that a failure leaves the old ones.
-    The CSV is plain; the command is in the JSON, and inside the PNG and SVG as their description.
-    The same figure gives the same bytes.
+    All are drawn in memory first and then put in place by rename, so that a failure leaves the
+    old ones. The CSV is plain; the command is in the JSON, and inside the PNG and SVG as their
+    description. The same figure gives the same bytes.
 
     Args:
         figure: A figure, or axes of it as the plot functions return them.
@@ -49,7 +49,8 @@ def save(
 
     Example:
         >>> import tempfile, matplotlib.figure
-        >>> paths = save(matplotlib.figure.Figure(), Path(tempfile.mkdtemp()) / "empty", command="make demo")
+        >>> stem = Path(tempfile.mkdtemp()) / "empty"
+        >>> paths = save(matplotlib.figure.Figure(), stem, command="make demo")
         >>> json.loads(paths["json"].read_text())["command"]
         'make demo'
     """
