@@ -1,0 +1,54 @@
+# hcviz: two commands are enough, `make demo` and `make test`; both install what is missing.
+# On Windows without make, the README has the same lines by hand.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.hcviz-installed
+ARGS ?=
+
+# uv looks for a Python by itself; a PYTHON that somebody set goes before it.
+UV_PICK := $(if $(filter file default undefined,$(origin PYTHON)),,--python $(PYTHON))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint lab
+.DELETE_ON_ERROR:
+
+help: ## list these targets (the default)
+	@echo "make TARGET [PYTHON=python3.12] [ARGS='...']"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## install hcviz and its tools into .venv (uv if it is there, else pip)
+
+demo: $(STAMP) ## run the main job: clone, train, measure, draw; ARGS go to `hcviz demo`
+	$(BIN)/hcviz demo $(ARGS)
+
+test: $(STAMP) ## run the tests; ARGS go to pytest, as in ARGS="-k plots"
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## check code and notebooks with ruff, and their formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+lab: $(STAMP) ## open JupyterLab on the tour
+	$(BIN)/jupyter lab notebooks/00_tour.ipynb $(ARGS)
+
+# The stamp is older than the two files only after one of them has changed: then pip or uv looks again.
+$(STAMP): pyproject.toml constraints.txt
+	@set -e; \
+	if command -v uv >/dev/null 2>&1; then \
+		test -x $(BIN)/python || uv venv --seed $(UV_PICK) $(VENV); \
+		uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev]'; \
+	else \
+		if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+			command -v $(PYTHON) >/dev/null 2>&1 || { \
+				echo "hcviz needs Python 3.11 or newer, and '$(PYTHON)' was not found." \
+				"Install it, or name yours: make setup PYTHON=python3.12" >&2; exit 1; }; \
+			$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+				echo "hcviz needs Python 3.11 or newer, and '$(PYTHON)' is `$(PYTHON) --version 2>&1`." \
+				"Name another: make setup PYTHON=python3.12" >&2; exit 1; }; \
+			$(PYTHON) -m venv $(VENV); \
+		fi; \
+		$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'; \
+	fi
+	@touch $(STAMP)
