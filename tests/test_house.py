@@ -1,0 +1,215 @@
+"""The rules of the house that no linter knows: who may import whom, sizes, names, nothing local."""
+
+import ast
+import importlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import hcviz
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "hcviz"
+
+# From the bottom up: a room imports only rooms before it. A new file takes its place here.
+ROOMS = """
+    errors quiet precision files
+    families widths blocks infer expansion growth twin layouts cloning verifying
+    documents corpus sources dropout schedule record arguments trainer
+    runs training pretraining metrics
+    theme plots
+    claims demo figures report exploring cli __main__
+""".split()
+
+# The places of one machine, and the hosts of package registries (a mirror must do as well).
+LOCAL = re.compile(r"(?<![\w.>)}-])/(work|root|home|opt|tmp|mnt|srv|Users)/\w|\b[A-Z]:\\+Users\\")
+HOSTS = re.compile(
+    r"\bpypi\.org|pythonhosted\.org|anaconda\.org|download\.pytorch\.org|npmjs\.(org|com)"
+)
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def tracked(*suffixes: str) -> list[Path]:
+    """List the files under version control, or all that a plain copy of them holds."""
+    if shutil.which("git") and (ROOT / ".git").exists():
+        listed = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.split("\0")
+        files = [ROOT / name for name in listed if name]
+    else:
+        files = [
+            p for p in ROOT.rglob("*") if ".venv" not in p.parts and "__pycache__" not in p.parts
+        ]
+    return [p for p in files if p.is_file() and (not suffixes or p.suffix in suffixes)]
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(source: str) -> Iterator[str]:
+    """Yield the dotted name of everything a module imports, inside functions too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def upward(name: str, source: str) -> list[str]:
+    """Return the imports of one room that do not point down."""
+    found = []
+    for target in imports(source):
+        parts = target.split(".")
+        if parts[0] != "hcviz" or len(parts) == 1 or parts[1].startswith("__"):
+            continue
+        if parts[1] != name and ROOMS.index(parts[1]) >= ROOMS.index(name):
+            found.append(target)
+    return found
+
+
+def fenced(text: str) -> str:
+    return "\n".join(re.findall(r"^```[^\n]*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL))
+
+
+def test_every_file_has_its_place_among_the_rooms():
+    assert len(ROOMS) == len(set(ROOMS))
+    there = {room(path) for path in modules()} - {"__init__"}
+    assert there <= set(ROOMS), "add the new room to ROOMS, above what it imports"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    if path == PACKAGE / "__init__.py":
+        pytest.skip("the front door loads every room, when asked")
+    assert upward(room(path), path.read_text(encoding="utf-8")) == []
+
+
+def test_an_import_that_points_up_is_seen():
+    inside = "def f():\n    from hcviz import cloning\n    from hcviz.blocks import grid\n"
+    assert upward("families", inside) == ["hcviz.cloning", "hcviz.blocks.grid"]
+    assert upward("verifying", inside) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"),
+    [
+        ("ipywidgets", {"exploring"}),
+        ("tyro", {"cli"}),
+        ("matplotlib", {"theme", "plots", "claims", "demo", "figures", "report", "exploring"}),
+    ],
+)
+def test_heavy_packages_stay_in_their_rooms(package, allowed):
+    users = {
+        room(path)
+        for path in modules()
+        if any(name.split(".")[0] == package for name in imports(path.read_text(encoding="utf-8")))
+    }
+    assert users <= allowed
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("hcviz", "numpy torch transformers pandas matplotlib"),
+        ("hcviz.plots", "torch transformers"),
+    ],
+)
+def test_import_does_not_load(module, absent):
+    code = f"import sys, {module}; print(*sorted(set({absent.split()}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("name", hcviz.__all__)
+def test_public_name_is_there_and_documented(name):
+    thing = getattr(hcviz, name)
+    assert thing.__doc__
+    assert name in dir(hcviz)
+    if name != "plots":
+        assert getattr(importlib.import_module(thing.__module__), name) is thing
+
+
+@pytest.mark.parametrize("name", hcviz.__all__)
+def test_public_name_is_in_the_readme(name):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    prose = re.sub(r"^```.*?^```", "", readme, flags=re.MULTILINE | re.DOTALL)
+    assert re.search(rf"`[^`\n]*\b{name}\b[^`\n]*`", prose), f"`{name}` is missing in README.md"
+
+
+def test_unknown_public_name_is_refused_with_the_known_ones():
+    with pytest.raises(AttributeError, match="clone"):
+        _ = hcviz.clown
+
+
+def test_commands_of_the_readme_are_tested():
+    commands = re.findall(
+        r"^\s*(?:\$ )?(hcviz|make) ([a-z][\w-]*)",
+        fenced((ROOT / "README.md").read_text(encoding="utf-8")),
+        flags=re.MULTILINE,
+    )
+    assert commands
+    tests = (ROOT / "tests" / "test_readme.py").read_text(encoding="utf-8")
+    missing = [
+        f"{tool} {verb}"
+        for tool, verb in dict.fromkeys(commands)
+        if not re.search(rf"({tool} |[\"']){verb}\b", tests)
+    ]
+    assert not missing, "name them in tests/test_readme.py"
+
+
+def test_files_are_short():
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in tracked(".py")
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 400
+    }
+    assert not long
+
+
+def test_modules_say_what_they_are():
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in tracked(".py")
+        if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert not silent
+
+
+def test_notebooks_are_committed_without_outputs():
+    for path in tracked(".ipynb"):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        assert "widgets" not in notebook["metadata"], path.name
+        for cell in notebook["cells"]:
+            assert not cell.get("outputs"), f"{path.name}: run nbstripout"
+            assert cell.get("execution_count") is None, f"{path.name}: run nbstripout"
+
+
+def test_nothing_local_is_committed():
+    found = []
+    for path in tracked():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # weights and pictures
+        hits = [match.group() for rule in (LOCAL, HOSTS) for match in rule.finditer(text)]
+        found += [f"{path.relative_to(ROOT)}: {hit}" for hit in hits]
+    assert not found
+
+
+def test_local_paths_and_hosts_are_recognised():
+    place, host = "/home" + "/ada/runs", "https://pypi" + ".org/simple"
+    assert LOCAL.search(f"see {place}")
+    assert LOCAL.search("C:" + r"\Users\ada")
+    assert HOSTS.search(host)
+    assert not LOCAL.search("https://example.org/home" + "/ada, data/sources/opt, $OUT/tmp" + "/x")
