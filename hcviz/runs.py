@@ -85,7 +85,7 @@ class Run:
         return pd.DataFrame(rows, columns=HISTORY)
 
     def names(self, step: int | None = None) -> list[str]:
-        """Return the names of the stored tensors (tied weights once)."""
+        """Return the names of the stored tensors, as the model has them (tied weights once)."""
         return sorted(self._index(self._step(step)))
 
     def tensor(self, name: str, step: int | None = None) -> Any:
@@ -115,10 +115,11 @@ class Run:
                 f"{', '.join((similar or sorted(index))[:4])}."
             )
         try:
-            with safe_open(index[name], framework="pt") as file:
-                return file.get_tensor(name)
+            path, key = index[name]
+            with safe_open(path, framework="pt") as file:
+                return file.get_tensor(key)
         except (SafetensorError, OSError) as error:
-            raise self._damaged(index[name], error) from error
+            raise self._damaged(path, error) from error
 
     def blocks(self, name: str, step: int | None = None) -> Any:
         """Read one weight as a grid of source-shaped blocks: [n_written, n_read, rows, cols].
@@ -149,7 +150,7 @@ class Run:
 
     @cached_property
     def layout(self) -> Any:
-        """Which axes every tensor has, a clone's in units of its source, from the checkpoint's configuration."""
+        """Which axes every tensor has, in units of the source, from the configuration."""
         from transformers import AutoConfig
 
         from hcviz.layouts import layout
@@ -181,18 +182,37 @@ class Run:
             files = [folder / "model.safetensors"]
         return files if all(file.is_file() for file in files) else []
 
-    def _index(self, step: int) -> dict[str, Path]:
-        """Map the stored tensors of a snapshot to their files."""
+    def _index(self, step: int) -> dict[str, tuple[Path, str]]:
+        """Map the tensors of a snapshot to their file and the name they have in it."""
         from safetensors import SafetensorError, safe_open
 
         index = {}
         for path in self._files(step):
             try:
                 with safe_open(path, framework="pt") as file:
-                    index.update(dict.fromkeys(file.keys(), path))
+                    index.update((self._in_model(key), (path, key)) for key in file.keys())
             except (SafetensorError, OSError) as error:
                 raise self._damaged(path, error) from error
         return index
+
+    def _in_model(self, key: str) -> str:
+        """Return the name that a stored tensor has in the model (GPT-NeoX's embed_out is its lm_head)."""
+        for renaming in self._renamings:
+            key, _ = renaming.rename_source_key(key)
+        return key
+
+    @cached_property
+    def _renamings(self) -> list[Any]:
+        """The renamings that transformers does between a checkpoint's file and the model."""
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming
+
+        config = json.loads((self._folder(self.steps[0]) / "config.json").read_text())
+        for kind in (*(config.get("architectures") or ()), config.get("model_type")):
+            found = get_checkpoint_conversion_mapping(kind)
+            if found is not None:
+                return [one for one in found if type(one) is WeightRenaming]
+        return []
 
     def _step(self, step: int | None) -> int:
         steps = self.steps

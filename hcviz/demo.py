@@ -1,0 +1,168 @@
+"""The main job: clone a source, train the arms of the comparison side by side, draw them, say what was seen."""
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hcviz.errors import HcvizError
+from hcviz.runs import Run
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm of a comparison: what is trained, and with which dropout."""
+
+    start: str
+    """``clone`` (of the source), ``random`` (same size as the clone, fresh weights) or ``source``."""
+    expansion: str = "symmetric"
+    dropout: float = 0.0
+
+
+ARMS = {
+    "symmetric": Arm("clone"),
+    "noisy 10 dB": Arm("clone", expansion="noisy-symmetric"),
+    "dropout 0.1": Arm("clone", dropout=0.1),
+    "random init": Arm("random"),
+    "source": Arm("source"),
+}
+"""The arms of the demo. All share data order, learning rate, schedule and steps."""
+
+
+def run_arms(
+    source: str = "nano:gpt-neox",
+    *,
+    out: str | Path = "runs/demo",
+    arms: Iterable[str] | None = None,
+    factor: int = 2,
+    steps: int = 100,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: bool = True,
+    **training: Any,
+) -> list[Run]:
+    """Make and train the arms; a run that is already there is kept.
+
+    Args:
+        source: What :func:`hcviz.load` takes.
+        out: The folder for the runs, one folder for each arm.
+        arms: Names from :data:`ARMS`; all if None.
+        factor: Widens every axis.
+        steps: Optimizer steps.
+        seed: Seed of data order, noise, dropout and random weights.
+        overwrite: Train again what is there.
+        progress: Show progress bars.
+        **training: Further arguments of :func:`hcviz.train`.
+
+    Returns:
+        The runs, in the order of the arms.
+
+    Raises:
+        HcvizError: If an arm is unknown, or cloning or training fails.
+    """
+    from hcviz.sources import load
+    from hcviz.training import train
+
+    names = list(ARMS if arms is None else arms)
+    unknown = [name for name in names if name not in ARMS]
+    if unknown:
+        raise HcvizError(f"Unknown arms {', '.join(unknown)}; there are {', '.join(ARMS)}.")
+    small, tokenizer = load(source)
+    runs = []
+    for name in names:
+        model = start_of(ARMS[name], small, factor=factor, seed=seed, source=source)
+        runs.append(
+            train(
+                model,
+                out=Path(out) / name.replace(" ", "-"),
+                tokenizer=tokenizer,
+                dropout=ARMS[name].dropout,
+                steps=steps,
+                seed=seed,
+                label=name,
+                source=source,
+                overwrite=overwrite,
+                progress=progress,
+                **training,
+            )
+        )
+    return runs
+
+
+def start_of(arm: Arm, small: Any, *, factor: int, seed: int, source: str) -> Any:
+    """Return the model that an arm starts from.
+
+    Args:
+        arm: The arm.
+        small: The source model.
+        factor: Widens every axis.
+        seed: Seed of noise or random weights.
+        source: The source's name, for the record.
+    """
+    from transformers import AutoModelForCausalLM, set_seed
+
+    from hcviz.cloning import clone
+
+    if arm.start == "source":
+        return small
+    wide = clone(small, hidden=factor, expansion=arm.expansion, seed=seed)
+    if arm.start == "clone":
+        wide.config.hcviz["source"] = source
+        return wide
+    config = copy.deepcopy(wide.config)
+    del config.hcviz
+    set_seed(seed)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def history(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return the histories of several runs as one frame."""
+    return pd.concat([run.history for run in runs], ignore_index=True)
+
+
+def findings(runs: Sequence[Run], ledger: pd.DataFrame) -> list[str]:
+    """Say in a few lines, with numbers of these runs, who stayed locked, who left, and whose loss is where.
+
+    Args:
+        runs: The runs.
+        ledger: Rows of the metric ``ledger`` for them.
+    """
+    lines = []
+    for run in runs:
+        rows = ledger[ledger["run"] == run.name]
+        if rows.empty:
+            continue
+        first, last = (
+            rows[rows["step"] == s].groupby("axis")["value"].mean() for s in (0, run.steps[-1])
+        )
+        if (rows["value"] == 0).all():
+            lines.append(
+                f"{run.name}: locked. After {run.steps[-1]} steps every copy in every weight is still "
+                "bit-identical."
+            )
+            continue
+        moves = ", ".join(f"{axis} {first[axis]:.2%} -> {last[axis]:.2%}" for axis in last.index)
+        what = "left its copies behind" if (first == 0).all() else "never was locked"
+        lines.append(
+            f"{run.name}: {what}. Share of the weights outside the symmetric part: {moves}."
+        )
+    ends = {run.name: _heldout(run) for run in runs}
+    start = next((e.iloc[0] for n, e in ends.items() if n == "source" and len(e)), None)
+    order = sorted(((float(e.iloc[-1]), name) for name, e in ends.items() if len(e)))
+    listed = ", ".join(f"{name} {loss:.3f}" for loss, name in order)
+    lines.append(f"Held-out loss at the end, nats per token: {listed}.")
+    if start is not None:
+        lines.append(
+            f"The source started at {start:.3f}: compare the clones with 'source', not only with"
+        )
+        lines[-1] += " a random start. One seed: differences of a hundredth are not a result."
+    return lines
+
+
+def _heldout(run: Run) -> pd.Series:
+    """Return a run's held-out losses in order."""
+    rows = run.history
+    return rows[rows["split"] == "heldout"].sort_values("step")["loss"].reset_index(drop=True)

@@ -1,0 +1,93 @@
+"""Draw the figures of a comparison from its runs, each with its data and the command that made it."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from hcviz import plots
+from hcviz.demo import findings, history
+from hcviz.errors import HcvizError
+from hcviz.files import write_text
+from hcviz.metrics import measure
+from hcviz.runs import Run
+
+WEIGHTS = r"(?<!norm)\.weight$"
+"""Matrices: the norms' gains are vectors."""
+
+
+def draw(runs: Sequence[Run], out: str | Path, *, command: str, progress: bool = True) -> list[str]:
+    """Measure runs, draw every figure that they allow, and return what was seen in words.
+
+    Args:
+        runs: The arms of a comparison; at least one must have started from a clone.
+        out: Folder of the figures: NAME.png, NAME.svg, NAME.csv, NAME.json each, and findings.txt.
+        command: The command that makes them again.
+        progress: Show a progress bar.
+
+    Raises:
+        HcvizError: If none of the runs is a clone, or the folder cannot be written.
+    """
+    clones = [run for run in runs if run.is_clone]
+    if not clones:
+        names = ", ".join(run.name for run in runs)
+        raise HcvizError(
+            f"None of the runs ({names}) started from a clone, so there are no copies to draw."
+        )
+    out = Path(out)
+    frame = measure(clones, metrics=["cosine", "ledger"], tensors=r"weight$", progress=progress)
+    losses = history(runs)
+    left = max(clones, key=lambda run: _last(frame, run))  # whose copies are furthest apart
+    up, spectra = _tensors(left)
+    ends = sorted({run.steps[0] for run in runs} | {run.steps[-1] for run in runs})
+    pairs = measure(clones, metrics=["pairs"], tensors=[f"^{up}$"])
+    values = measure(
+        list(runs), metrics=["spectrum"], tensors=[f"^{n}$" for n in spectra], steps=ends
+    )
+    grids = {step: left.blocks(up, step).double().numpy() for step in _few(left.steps)}
+    cosines = frame[frame["metric"] == "cosine"]
+    ledger = frame[frame["metric"] == "ledger"]
+    rows, cols = left.blocks(up, left.steps[0]).shape[2:]
+    spread = 2 / math.sqrt(rows * left.factors["hidden"] * cols)
+    figures = {
+        "loss": (plots.loss(losses), losses),
+        "cosine": (plots.cosine(cosines, baseline=(-spread, spread)), cosines),
+        "ledger": (plots.ledger(ledger), ledger),
+        "pairs": (plots.pairs(pairs), pairs),
+        "spectrum": (plots.spectrum(values, tensors=spectra), values),
+        "blocks": (plots.blocks(grids, name=up), plots.matrix_frame(grids)),
+        "antisymmetric": (plots.antisymmetric(grids, name=up), plots.matrix_frame(grids)),
+    }
+    for name, (figure, data) in figures.items():
+        plots.save(figure, out / name, data=data, command=command)
+    plt.close("all")
+    lines = findings(runs, ledger)
+    write_text(out / "findings.txt", "\n".join([*lines, f"Made by: {command}"]) + "\n")
+    return lines
+
+
+def _last(frame: pd.DataFrame, run: Run) -> float:
+    """Return the mean share outside the symmetric part at a run's last step, over what it gained."""
+    rows = frame[(frame["run"] == run.name) & (frame["metric"] == "ledger")]
+    mean = rows.groupby("step")["value"].mean()
+    return mean.iloc[-1] - mean.iloc[0]
+
+
+def _few(steps: Sequence[int]) -> list[int]:
+    """Return the first, a middle and the last step."""
+    return sorted({steps[0], steps[len(steps) // 2], steps[-1]})
+
+
+def _tensors(run: Run) -> tuple[str, list[str]]:
+    """Choose the weights to show: an up-projection for the blocks, and three kinds for the spectra."""
+    names = [name for name in run.names() if name.endswith("weight")]
+    kinds = {kind: [n for n in names if plots.kind(n) == kind] for kind in ("up-projection", "QKV")}
+    kinds["down-projection"] = [n for n in names if plots.kind(n) == "down-projection"]
+    chosen = [found[len(found) // 2] for found in kinds.values() if found]
+    if not kinds["up-projection"]:
+        raise HcvizError(
+            f"{run.name} has no up-projection among {len(names)} weights; nothing to show."
+        )
+    return chosen[0], chosen
