@@ -213,3 +213,12 @@ def test_local_paths_and_hosts_are_recognised():
     assert LOCAL.search("C:" + r"\Users\ada")
     assert HOSTS.search(host)
     assert not LOCAL.search("https://example.org/home" + "/ada, data/sources/opt, $OUT/tmp" + "/x")
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_files_that_the_papers_name_are_there(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    named = re.findall(r"`([\w.-]+(?:/[\w.-]*)+|[\w.-]+\.(?:py|md|toml|yml|cff))`", text)
+    ours = [path for path in named if "/" not in path or (ROOT / path.split("/")[0]).is_dir()]
+    missing = [p for p in ours if not (ROOT / p).exists() and not p.startswith((".venv", "runs"))]
+    assert not missing

@@ -76,7 +76,7 @@ def test_what_dependencies_need_is_pinned_too():
             wanted = not child.marker or any(child.marker.evaluate({"extra": e}) for e in extras)
             if wanted and not local:
                 todo.append(child)
-    names = {name for name, _ in seen} - {"pip", "setuptools"}
+    names = {name for name, _ in seen} - {"pip"}
     assert len(names) > 100
     assert names <= set(pins())
 
