@@ -128,12 +128,11 @@ def end_labels(ax: Axes, ends: dict[str, tuple[float, float, str]], looks: dict[
     """Write a text at each line's right end, pushed apart so that none covers another.
 
     Args:
-        ax: Axes with everything else drawn.
+        ax: Axes with everything else drawn; their figure is laid out (``draw_without_rendering``).
         ends: Name -> (x, y, text) of the last point.
         looks: Name -> look.
     """
     size = 0.95 * plt.rcParams["font.size"]
-    ax.figure.draw_without_rendering()  # settles the limits and the height
     names = sorted(ends, key=lambda name: ends[name][1])
     points = [ax.transData.transform(ends[name][:2]) for name in names]
     at = ax.transAxes.inverted().transform(points)

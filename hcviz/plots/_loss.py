@@ -105,6 +105,7 @@ def loss(
             axes[1].set_title("from close by")
         _axes.legend(axes, looks, own=True)
     _axes.titles(axes, title or f"{what.capitalize()} over training", own=ax is None)
+    axes[0].figure.draw_without_rendering()  # settles limits and heights, for the end labels
     for i, (panel, end) in enumerate(zip(axes, ends, strict=True)):
         last = gap and i == len(axes) - 1
         texts = {

@@ -30,7 +30,7 @@ def pairs(
 ) -> np.ndarray:
     """Draw the cosine of every pair of blocks: a row of panels per arm, a column per step.
 
-    Up to six blocks carry their numbers; a plain 1 is exactly 1, and 1.00 is nearly so.
+    Up to six blocks carry their numbers; a plain 1 is 1 to twelve digits, 1.00 only nearly so.
 
     Args:
         frame: Rows of the metric ``pairs``: ``hue``, step, tensor, row, col, metric, value; row and
@@ -138,7 +138,9 @@ def _numbers(ax: Axes, values: np.ndarray, norm: Normalize, across: int) -> None
                 if across <= 8 or value > 0.995
                 else f"{value:.2f}".replace("0.", ".")
             )
-            text = "1" if value == 1 else text.replace("-.00", ".00").replace("-", MINUS)
+            text = (
+                "1" if abs(value - 1) < 1e-12 else text.replace("-.00", ".00").replace("-", MINUS)
+            )
             ax.text(
                 col,
                 row,

@@ -1,0 +1,60 @@
+"""Saving: picture, data and command together, the same bytes again, and nothing half-written."""
+
+import json
+
+import frames
+import pandas as pd
+import pytest
+
+from hcviz import plots
+from hcviz.errors import HcvizError
+
+
+def test_save_writes_pictures_data_and_command(tmp_path):
+    frame = frames.ledger()
+    paths = plots.save(
+        plots.ledger(frame), tmp_path / "new" / "fig5.a", data=frame, command="hcviz figures 5"
+    )
+    assert [path.name for path in paths.values()] == [
+        "fig5.a.png",
+        "fig5.a.svg",
+        "fig5.a.csv",
+        "fig5.a.json",
+    ]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(
+        p.name for p in paths.values()
+    )
+    assert paths["png"].read_bytes().startswith(b"\x89PNG")
+    assert b"hcviz figures 5" in paths["png"].read_bytes()
+    assert "hcviz figures 5" in paths["svg"].read_text()
+    pd.testing.assert_frame_equal(
+        pd.read_csv(paths["csv"])[["run", "value"]], frame[["run", "value"]]
+    )
+    record = json.loads(paths["json"].read_text())
+    assert record["command"] == "hcviz figures 5"
+    assert record["data"]["rows"] == len(frame)
+
+
+def test_save_gives_the_same_bytes_for_the_same_figure(tmp_path):
+    written = [
+        plots.save(plots.loss(frames.history()), tmp_path / str(i) / "loss") for i in range(2)
+    ]
+    for ending in ("png", "svg", "json"):
+        assert written[0][ending].read_bytes() == written[1][ending].read_bytes()
+    assert "csv" not in written[0]
+
+
+def test_a_failed_save_keeps_the_old_figure_and_no_scraps(tmp_path, monkeypatch):
+    fig = plots.loss(frames.history()).figure
+    paths = plots.save(fig, tmp_path / "loss", command="old")
+    old = {path: path.read_bytes() for path in paths.values()}
+
+    def full(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("hcviz.plots._saving.os.replace", full)
+    with pytest.raises(HcvizError, match=r"loss\.\*: No space left"):
+        plots.save(fig, tmp_path / "loss", command="new")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == old
+    with pytest.raises(HcvizError, match="figure or axes, and got a str"):
+        plots.save("figure", tmp_path / "x")
