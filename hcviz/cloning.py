@@ -64,6 +64,11 @@ def clone(
             f"clone() widens a transformers model, and got {type(model).__name__}. "
             "Load it with AutoModelForCausalLM.from_pretrained(...) first."
         )
+    if not model.can_generate() or model.config.is_encoder_decoder:
+        raise CloneError(
+            f"clone() widens causal language models, and {type(model).__name__} is none. "
+            "Load the model with AutoModelForCausalLM.from_pretrained(...)."
+        )
     if tie not in ("keep", "untie"):
         raise CloneError(f"tie={tie!r} is unknown. Choose 'keep' or 'untie'.")
     factors = resolve_factors(

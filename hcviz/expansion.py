@@ -4,6 +4,7 @@ import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import torch
 
@@ -30,19 +31,25 @@ class Expansion:
         """Check the parameters; a noisy form without ``snr_db`` has 10 dB.
 
         Raises:
-            CloneError: If the form is unknown, or ``snr_db`` does not go with it.
+            CloneError: If the form is unknown, ``snr_db`` does not go with it, or a number is none.
         """
         if form not in EXPANSIONS:
-            raise CloneError(f"expansion={form!r} is unknown. Choose one of {', '.join(EXPANSIONS)}.")
+            raise CloneError(
+                f"expansion={form!r} is unknown. Choose one of {', '.join(EXPANSIONS)}."
+            )
         noisy = form.startswith("noisy-")
         if snr_db is not None and not noisy:
             raise CloneError(
                 f"snr_db={snr_db} goes with a noisy form, and expansion={form!r} has no noise. "
                 "Use expansion='noisy-symmetric' or 'noisy-diagonal', or leave snr_db out."
             )
-        if snr_db is not None and not math.isfinite(snr_db):
-            raise CloneError(f"snr_db={snr_db} is not a finite number of dB. The paper uses 10.")
-        return cls(form, (DEFAULT_SNR_DB if snr_db is None else float(snr_db)) if noisy else None, seed)
+        number = isinstance(snr_db, Real) and not isinstance(snr_db, bool)
+        if snr_db is not None and not (number and math.isfinite(snr_db)):
+            raise CloneError(f"snr_db={snr_db!r} is not a finite number of dB. The paper uses 10.")
+        if not isinstance(seed, Integral) or isinstance(seed, bool):
+            raise CloneError(f"seed={seed!r} is not a whole number. Choose one, such as 0.")
+        decibels = DEFAULT_SNR_DB if snr_db is None else float(snr_db)
+        return cls(form, decibels if noisy else None, int(seed))
 
     @property
     def plain(self) -> bool:
@@ -139,7 +146,9 @@ def _noise(block: torch.Tensor, row: torch.Tensor, expansion: Expansion, generat
     if expansion.snr_db is None:
         return None
     read = len(row)
-    noise = torch.randn(read, *block.shape, dtype=torch.float64, generator=generator).to(block.device)
+    noise = torch.randn(read, *block.shape, dtype=torch.float64, generator=generator).to(
+        block.device
+    )
     noise -= noise.mean(0)
     signal = block.square().mean() * row.square().mean().item()
     power = signal / 10 ** (expansion.snr_db / 10)

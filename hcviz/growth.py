@@ -57,6 +57,13 @@ def grow(
     config.hcviz = recipe(factors, form, source.config)
     found = tensors(source)
     scales, head = _scales(source, axes, factors, tie)
+    odd = sorted(found.keys() ^ axes.keys())
+    if odd and head is None:
+        raise CloneError(
+            f"{odd[0]} is only in one of the model and the model that its configuration describes. "
+            f"If the output head was tied or untied (now {'tied' if ties(source) else 'untied'}), set "
+            f"model.config.tie_word_embeddings={ties(source)}."
+        )
     if head is not None:
         config.tie_word_embeddings = False
     config.dtype = source.dtype
@@ -79,7 +86,9 @@ def grow(
         wide.tie_weights()
     missing = [name for name, tensor in tensors(wide).items() if tensor.is_meta]
     if missing:
-        raise CloneError(f"{missing[0]} has no counterpart in the source; this model cannot be widened yet.")
+        raise CloneError(
+            f"{missing[0]} has no counterpart in the source; this model cannot be widened yet."
+        )
     kinds = {name: buffer.dtype for name, buffer in source.named_buffers()}
     for name, buffer in wide.named_buffers():
         if name in kinds:

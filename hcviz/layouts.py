@@ -6,6 +6,7 @@ import pandas as pd
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from hcviz.blocks import source_units
+from hcviz.errors import CloneError
 from hcviz.expansion import Expansion
 from hcviz.infer import infer
 from hcviz.twin import resolve_fusing
@@ -49,7 +50,13 @@ def layout(
     if isinstance(model, PreTrainedModel):
         config, model_class = model.config, type(model)
     else:
-        config, model_class = model, AutoModelForCausalLM._model_mapping[type(model)]
+        classes = AutoModelForCausalLM._model_mapping
+        if type(model) not in classes:
+            raise CloneError(
+                "layout() reads the architecture of a causal language model, and got "
+                f"{type(model).__name__}. Pass such a model or its configuration."
+            )
+        config, model_class = model, classes[type(model)]
     probe = resolve_factors(config)
     fusing = resolve_fusing(config, model_class, probe, Expansion(), "keep", check=False)
     axes = infer(config, model_class, fusing)

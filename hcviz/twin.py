@@ -30,8 +30,10 @@ def random_twin(config, model_class, seed: int = 0) -> nn.Module:
         seed: Seed of the weights.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        twin = model_class(shrunk(config)).double().eval()
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPU's too
+        tiny = shrunk(config)
+        tiny._attn_implementation = "eager"  # the source's may know no float64, or no CPU
+        twin = model_class(tiny).double().eval()
         with torch.no_grad():
             for parameter in twin.parameters():
                 if parameter.dim() == 1:
@@ -62,13 +64,22 @@ def twin_error(
     """
     twin = random_twin(config, model_class)
     clone = grow(twin, infer(twin.config, model_class, fusing), factors, form, tie)
-    ids = torch.randint(0, twin.config.vocab_size, (2, 12), generator=torch.Generator().manual_seed(1))
+    length = min(12, getattr(config, "max_position_embeddings", 12))
+    ids = torch.randint(
+        0, twin.config.vocab_size, (2, length), generator=torch.Generator().manual_seed(1)
+    )
     with torch.no_grad(), TrueFloat64():
         return relative_error(twin(input_ids=ids).logits, clone(input_ids=ids).logits)
 
 
 def resolve_fusing(
-    config, model_class, factors: Mapping[str, int], form: Expansion, tie: str, *, check: bool = True
+    config,
+    model_class,
+    factors: Mapping[str, int],
+    form: Expansion,
+    tie: str,
+    *,
+    check: bool = True,
 ) -> Fusing:
     """Find how fused matrices are laid out: the first hypothesis whose twin computes what it should.
 
@@ -113,5 +124,7 @@ def _hypotheses(axes: Mapping[str, TensorAxes]) -> list[Fusing]:
             if segment.part and segment.part not in ("q", "k", "v"):
                 heads = "kv_heads" in segment.axes()
                 fused["attention" if heads else "ffn"] = True
-    options = [("stacked", "interleaved") if fused[kind] else ("stacked",) for kind in ("attention", "ffn")]
+    options = [
+        ("stacked", "interleaved") if fused[kind] else ("stacked",) for kind in ("attention", "ffn")
+    ]
     return [Fusing(*choice) for choice in itertools.product(*options)]

@@ -53,7 +53,8 @@ class Report:
     def to_frame(self) -> pd.DataFrame:
         """Return one row per line: check, value, tolerance, passed."""
         rows = [
-            {"check": c.name, "value": c.value, "tolerance": c.tolerance, "passed": c.passed} for c in self.checks
+            {"check": c.name, "value": c.value, "tolerance": c.tolerance, "passed": c.passed}
+            for c in self.checks
         ]
         return pd.DataFrame(rows)
 
@@ -63,8 +64,12 @@ class Report:
         for c in self.checks:
             sign = ">=" if c.at_least else "<="
             result = "pass" if c.passed else "FAIL"
-            lines.append(f"{c.name:<{width}}  {c.value:>10.3g}  {sign} {c.tolerance:>8.2g}  {result}")
-        lines.append("The clone computes what its source does." if self.passed else "NOT a faithful clone.")
+            lines.append(
+                f"{c.name:<{width}}  {c.value:>10.3g}  {sign} {c.tolerance:>8.2g}  {result}"
+            )
+        lines.append(
+            "The clone computes what its source does." if self.passed else "NOT a faithful clone."
+        )
         return "\n".join(lines)
 
 
@@ -103,7 +108,7 @@ def verify(
         True
     """
     ids = _ids(source, clone, input_ids, seed)
-    modes = source.training, clone.training
+    modes = [(module, module.training) for m in (source, clone) for module in m.modules()]
     source.eval(), clone.eval()
     try:
         a, b = _logits(source, ids), _logits(clone, ids)
@@ -123,9 +128,12 @@ def verify(
         checks.append(Check("step by step with KV cache", _cached(source, clone, ids), tolerance))
         checks.append(Check("with left padding", _padded(source, clone, ids), tolerance))
         if reload:
-            checks.append(Check("after save and reload", relative(a, _reloaded(clone, ids)), tolerance))
+            checks.append(
+                Check("after save and reload", relative(a, _reloaded(clone, ids)), tolerance)
+            )
     finally:
-        source.train(modes[0]), clone.train(modes[1])
+        for module, mode in modes:
+            module.training = mode
     return Report(tuple(checks), relative(a, b), scale)
 
 
@@ -174,9 +182,17 @@ def _ids(source, clone, input_ids, seed) -> torch.Tensor:
         )
     if input_ids is None:
         generator = torch.Generator().manual_seed(seed)
-        input_ids = torch.randint(0, sizes[0], (2, 24), generator=generator)
+        length = min(24, getattr(source.config, "max_position_embeddings", 24))
+        input_ids = torch.randint(0, sizes[0], (2, length), generator=generator)
     if input_ids.dim() != 2 or input_ids.shape[1] < 4:
-        raise HcvizError(f"input_ids has shape {tuple(input_ids.shape)}; give [batch, length >= 4].")
+        raise HcvizError(
+            f"input_ids has shape {tuple(input_ids.shape)}; give [batch, length >= 4]."
+        )
+    if input_ids.is_floating_point() or not 0 <= input_ids.min() <= input_ids.max() < sizes[0]:
+        raise HcvizError(
+            f"input_ids has values from {input_ids.min().item()} to {input_ids.max().item()}; "
+            f"give whole numbers from 0 to {sizes[0] - 1}."
+        )
     return input_ids.to(source.device)
 
 
@@ -205,7 +221,9 @@ def _cached(source, clone, ids) -> float:
     """Feed the clone token by token with its cache; compare with the source's in one pass."""
     steps, cache = [], None
     for position in range(ids.shape[1]):
-        out = clone(input_ids=ids[:, position : position + 1], past_key_values=cache, use_cache=True)
+        out = clone(
+            input_ids=ids[:, position : position + 1], past_key_values=cache, use_cache=True
+        )
         cache = out.past_key_values
         steps.append(out.logits.double())
     return relative(_logits(source, ids), torch.cat(steps, 1))

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Rational, Real
@@ -54,6 +55,11 @@ def widths(config) -> Widths:
         >>> widths(LlamaConfig(hidden_size=64, num_attention_heads=4, num_key_value_heads=2)).group
         2
     """
+    if getattr(config, "is_encoder_decoder", False):
+        raise CloneError(
+            f"{type(config).__name__} (model_type {config.model_type!r}) is an encoder-decoder; "
+            "hcviz widens decoders. Pass a causal language model."
+        )
     hidden, heads = (getattr(config, name, None) for name in ("hidden_size", "num_attention_heads"))
     if not isinstance(hidden, int) or not isinstance(heads, int):
         raise CloneError(
@@ -69,7 +75,9 @@ def widths(config) -> Widths:
             # None means four times the hidden size wherever transformers allows it (GPT-2, GPT-J)
             value = getattr(config, field)
             ffn[field] = 4 * hidden if value is None else value
-    return Widths(hidden, heads, kv_heads, head_dim, {k: v for k, v in ffn.items() if isinstance(v, int)})
+    return Widths(
+        hidden, heads, kv_heads, head_dim, {k: v for k, v in ffn.items() if isinstance(v, int)}
+    )
 
 
 def whole(name: str, value: Real | None, default: int | None = None) -> int:
@@ -78,9 +86,10 @@ def whole(name: str, value: Real | None, default: int | None = None) -> int:
     Raises:
         CloneError: If ``value`` is not a whole number of at least one.
     """
-    if value is None:
+    if value is None and default is not None:
         return default
-    fraction = Fraction(value) if isinstance(value, Rational | float) else None
+    number = isinstance(value, Rational | float) and math.isfinite(value)
+    fraction = Fraction(value) if number else None
     if isinstance(value, bool) or fraction is None or fraction.denominator != 1 or fraction < 1:
         raise CloneError(
             f"{name}={value!r}: a factor is a whole number of copies (1, 2, 3, ...). "
@@ -111,7 +120,7 @@ def resolve_factors(
     size = widths(config)
     hidden = whole("hidden", hidden)
     ffn = whole("ffn", ffn, hidden)
-    head_dim = whole("head_dim", head_dim)
+    head_dim = whole("head_dim", head_dim, 1)
     if head_dim != 1:
         raise CloneError(
             f"head_dim={head_dim}: wider heads are not supported, only more of them. "
@@ -189,7 +198,9 @@ def shrunk(config):
 def _keep_layers(tiny, config) -> None:
     """Keep the first layers of a configuration, at least two and one of every kind."""
     depth = config.num_hidden_layers
-    lists = {k: v for k, v in vars(config).items() if isinstance(v, list | tuple) and len(v) == depth}
+    lists = {
+        k: v for k, v in vars(config).items() if isinstance(v, list | tuple) and len(v) == depth
+    }
     kinds = list(zip(*lists.values(), strict=True)) if lists else [()] * depth
     seen = set(map(repr, kinds))
     keep = next(n for n in range(1, depth + 1) if set(map(repr, kinds[:n])) == seen)
