@@ -119,6 +119,16 @@ def test_heavy_packages_stay_in_their_rooms(package, allowed):
 
 
 @pytest.mark.parametrize(
+    "path",
+    [path for path in modules() if room(path) in ("theme", "plots")],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_plots_do_without_models(path):
+    used = {name.split(".")[0] for name in imports(path.read_text(encoding="utf-8"))}
+    assert not used & {"torch", "transformers", "safetensors"}
+
+
+@pytest.mark.parametrize(
     ("module", "absent"),
     [
         ("hcviz", "numpy torch transformers pandas matplotlib"),
