@@ -177,7 +177,8 @@ esac
 
 def run(folder: Path, *words: str, uv: bool = False, **env: str) -> subprocess.CompletedProcess:
     """Run make in a copy, with the stub of uv on the path or with no uv at all."""
-    clean = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "PYTHON")}
+    outer = ("MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "PYTHON", "ARGS")  # of `make test ARGS=...`
+    clean = {k: v for k, v in os.environ.items() if k not in outer}
     path = [p for p in os.get_exec_path() if not Path(p, "uv").exists()]
     if uv:
         path.insert(0, str(folder / "stubs"))
