@@ -19,6 +19,8 @@ _ROOM = {
     "Run": "runs",
     "measure": "metrics",
     "explore": "exploring",
+    "recorded": "recording",
+    "record": "recording",
     "HcvizError": "errors",
     "CloneError": "errors",
 }

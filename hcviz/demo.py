@@ -144,7 +144,7 @@ def findings(runs: Sequence[Run], ledger: pd.DataFrame) -> list[str]:
                 "bit-identical."
             )
             continue
-        moves = ", ".join(f"{axis} {first[axis]:.2%} -> {last[axis]:.2%}" for axis in last.index)
+        moves = ", ".join(f"{axis} {first[axis]:.2g} -> {last[axis]:.2g}" for axis in last.index)
         what = "left its copies behind" if (first == 0).all() else "never was locked"
         lines.append(
             f"{run.name}: {what}. Share of the weights outside the symmetric part: {moves}."

@@ -173,12 +173,14 @@ def measure(
             raise HcvizError(f"No tensor of {one.name} matches {tensors!r}; it has {shown}, ...")
         chosen = [step for step in one.steps if wanted is None or step in wanted]
         if not chosen:
-            raise HcvizError(f"{one.name} has the steps {one.steps}, none of the asked {sorted(wanted)}.")
+            raise HcvizError(
+                f"{one.name} has the steps {one.steps}, none of the asked {sorted(wanted)}."
+            )
         work += [(one, step, name) for step in chosen for name in names]
     for one, step, name in tqdm(work, desc="measuring", unit="tensor", disable=not progress):
         rows += _measure_tensor(one, step, name, metrics)
     frame = pd.DataFrame(rows, columns=COLUMNS)
-    return frame.astype({key: "Int64" for key in ("layer", "row", "col")})
+    return frame.astype(dict.fromkeys(("layer", "row", "col"), "Int64"))
 
 
 def _measure_tensor(run: Run, step: int, name: str, metrics: Sequence[str]) -> Iterator[Row]:
@@ -191,4 +193,12 @@ def _measure_tensor(run: Run, step: int, name: str, metrics: Sequence[str]) -> I
     layer = next((int(word) for word in name.split(".") if word.isdigit()), None)
     for label, entry in entries.items():
         for row in entry.function(weight, run.layout[name], factors):
-            yield {"run": run.name, "step": step, "tensor": name, "layer": layer, "part": "", "metric": label, **row}
+            yield {
+                "run": run.name,
+                "step": step,
+                "tensor": name,
+                "layer": layer,
+                "part": "",
+                "metric": label,
+                **row,
+            }

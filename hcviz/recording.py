@@ -1,0 +1,115 @@
+"""Recorded comparisons: small copies of runs that a notebook opens in a second, and how they are made."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from hcviz.errors import HcvizError
+from hcviz.files import data_folder, fresh_folder
+from hcviz.runs import Run
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A recorded comparison: its runs (with chosen tensors only), and everything measured on the whole."""
+
+    path: Path
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """The arms, in the order in which they were recorded."""
+        return [Run(self.path / name) for name in self.info["arms"]]
+
+    @cached_property
+    def info(self) -> dict:
+        """What was recorded: arms, tensors and the command."""
+        return json.loads((self.path / "recorded.json").read_text(encoding="utf-8"))
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """Every metric of every arm at every step, as :func:`hcviz.measure` gives it."""
+        return pd.read_parquet(self.path / "metrics.parquet")
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """The losses of all arms."""
+        return pd.concat([run.history for run in self.runs], ignore_index=True)
+
+    def metric(self, name: str) -> pd.DataFrame:
+        """Return the rows of one metric."""
+        return self.frame[self.frame["metric"] == name]
+
+
+def recorded(name: str = "demo") -> Recorded:
+    """Open a recorded comparison that ships with hcviz.
+
+    Args:
+        name: A folder of ``data/runs``, or the path of one that :func:`record` made.
+
+    Raises:
+        HcvizError: If there is none of that name.
+
+    Example:
+        >>> [run.name for run in recorded("demo").runs][:2]
+        ['symmetric', 'noisy 10 dB']
+    """
+    shelf = data_folder() / "runs"
+    for path in (shelf / name, Path(name)):
+        if (path / "recorded.json").is_file():
+            return Recorded(path)
+    there = sorted(p.parent.name for p in shelf.glob("*/recorded.json"))
+    raise HcvizError(f"Nothing is recorded as {name!r}; there is {', '.join(there) or 'nothing'}.")
+
+
+def record(
+    runs: Sequence[Run],
+    out: str | Path,
+    *,
+    tensors: Sequence[str],
+    frame: pd.DataFrame,
+    command: str,
+    overwrite: bool = False,
+) -> Recorded:
+    """Keep a small copy of a comparison: chosen tensors in float16, the losses, and what was measured.
+
+    Copies that are bit-identical stay so in float16; ``frame`` is measured on the whole runs.
+
+    Args:
+        runs: The arms.
+        out: The folder to make.
+        tensors: Names of the tensors to keep, where a run has them.
+        frame: What :func:`hcviz.measure` gave for the runs.
+        command: The command that makes the recording again.
+        overwrite: Replace the folder if it is there.
+
+    Raises:
+        HcvizError: If the folder is taken or cannot be written.
+    """
+    out = Path(out)
+    with fresh_folder(out, overwrite=overwrite) as folder:
+        for run in runs:
+            _keep(run, folder / run.path.name, tensors if run.is_clone else ())
+        frame.to_parquet(folder / "metrics.parquet", index=False)
+        note = {"arms": [run.path.name for run in runs], "tensors": list(tensors), "command": command}
+        (folder / "recorded.json").write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+    return Recorded(out)
+
+
+def _keep(run: Run, folder: Path, tensors: Sequence[str]) -> None:
+    """Copy a run's record, and of every snapshot its configuration and the chosen tensors."""
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    for name in ("run.json", "trainer_state.json"):
+        shutil.copy(run.path / name, folder / name)
+    for step in run.steps:
+        place = folder / f"checkpoint-{step}"
+        place.mkdir()
+        shutil.copy(run.path / place.name / "config.json", place / "config.json")
+        kept = {name: run.tensor(name, step).half() for name in tensors}
+        save_file(kept, place / "model.safetensors", metadata={"format": "pt"})
