@@ -33,7 +33,7 @@ lint: $(STAMP) ## check code and notebooks with ruff, and their formatting
 lab: $(STAMP) ## open JupyterLab on the tour
 	$(BIN)/jupyter lab notebooks/00_tour.ipynb $(ARGS)
 
-# The stamp is older than the two files only after one of them has changed: then pip or uv looks again.
+# One of the two files is newer than the stamp only after a change: then pip or uv looks again.
 $(STAMP): pyproject.toml constraints.txt
 	@set -e; \
 	if command -v uv >/dev/null 2>&1; then \
