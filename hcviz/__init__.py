@@ -19,8 +19,8 @@ _ROOM = {
     "Run": "runs",
     "measure": "metrics",
     "explore": "exploring",
+    "run_arms": "demo",
     "recorded": "recording",
-    "record": "recording",
     "HcvizError": "errors",
     "CloneError": "errors",
 }

@@ -157,6 +157,11 @@ def test_public_name_is_in_the_readme(name):
     assert re.search(rf"`[^`\n]*\b{name}\b[^`\n]*`", prose), f"`{name}` is missing in README.md"
 
 
+def test_no_verb_is_hidden_by_a_file_of_its_name():
+    """Importing hcviz.verify, a file, would put it in the place of hcviz.verify, the function."""
+    assert {room(path) for path in modules()} & set(hcviz.__all__) == {"plots"}
+
+
 def test_unknown_public_name_is_refused_with_the_known_ones():
     with pytest.raises(AttributeError, match="clone"):
         _ = hcviz.clown

@@ -1,0 +1,171 @@
+"""The command line: frozen options, exit codes, clear errors, nothing lost."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file, save_file
+
+from hcviz import cli
+from tests import tiny
+
+OPTIONS = {
+    "demo": "source out figures steps seed overwrite",
+    "clone": "hidden ffn heads kv-heads expansion snr-db seed tie dtype device overwrite keep-failed "
+    "trust-remote-code",
+    "verify": "dtype device csv trust-remote-code",
+    "train": "out corpus steps batch-size context lr dropout seed snapshots label device dtype overwrite",
+    "measure": "metrics tensors steps out",
+    "figures": "out",
+    "pretrain": "out overwrite",
+    "lab": "browser no-browser",
+}
+"""The options of every command. A new one is a decision: write it here."""
+
+
+@pytest.fixture
+def hcviz(monkeypatch, capsys):
+    """Run a command in this process: (exit code, output, errors)."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["hcviz", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        said = capsys.readouterr()
+        return stop.value.code or 0, said.out, said.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "small"
+    tiny.model("llama").save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_explains_every_option_and_none_is_new(hcviz, command):
+    code, out, _ = hcviz(command, "--help")
+    assert code == 0
+    options = re.findall(
+        r"--([a-z][a-z-]+)", re.sub(r"\([^)]*\)", "", out.partition("options ─")[2])
+    )
+    assert set(options) - {"help", "nproc"} == set(OPTIONS[command].split())
+    assert len(out.splitlines()) > 10
+
+
+def test_help_is_fast_to_load():
+    code = "import sys, hcviz.cli; print(*{'torch', 'transformers', 'pandas'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_clone_then_verify(hcviz, source, tmp_path):
+    code, out, _ = hcviz("clone", source, tmp_path / "wide", "--hidden", 3)
+    assert code == 0
+    assert "pass" in out
+    assert "FAIL" not in out
+    code, out, _ = hcviz("verify", source, tmp_path / "wide", "--csv", tmp_path / "card.csv")
+    assert code == 0
+    assert pd.read_csv(tmp_path / "card.csv")["passed"].all()
+
+
+def test_verify_fails_a_clone_with_halved_logits(hcviz, source, tmp_path):
+    hcviz("clone", source, tmp_path / "wide")
+    weights = load_file(tmp_path / "wide" / "model.safetensors")
+    head = "lm_head.weight"
+    save_file(
+        {**weights, head: weights[head] / 2},
+        tmp_path / "wide" / "model.safetensors",
+        {"format": "pt"},
+    )
+    code, out, _ = hcviz("verify", source, tmp_path / "wide")
+    assert code == 1
+    assert re.search(r"logit scale off by +0\.5 .*FAIL", out)
+    assert re.search(r"top-1 agreement.*pass", out)
+
+
+def test_a_failing_clone_is_not_left_behind_unless_told_to(hcviz, source, tmp_path, monkeypatch):
+    import hcviz as package
+
+    grow = package.clone
+
+    def halved(model, **options):
+        wide = grow(model, **options)
+        wide.lm_head.weight.data /= 2
+        return wide
+
+    monkeypatch.setattr(package, "clone", halved)
+    code, _, err = hcviz("clone", source, tmp_path / "wide")
+    assert code == 1
+    assert "--keep-failed" in err
+    assert not (tmp_path / "wide").exists()
+    code, _, _ = hcviz("clone", source, tmp_path / "wide", "--keep-failed")
+    assert code == 0
+    assert (tmp_path / "wide" / "model.safetensors").exists()
+
+
+def test_train_measure_and_figures(hcviz, source, tmp_path):
+    hcviz("clone", source, tmp_path / "wide")
+    text = tiny.write_text(tmp_path)
+    train = ["train", tmp_path / "wide", "--out", tmp_path / "run", "--corpus", text, "--steps", 2]
+    code, out, _ = hcviz(*train, "--context", 16, "--batch-size", 2, "--snapshots", 2)
+    assert code == 0
+    assert re.search(r"held-out loss \d\.\d+ -> \d\.\d+", out)
+    code, out, _ = hcviz("measure", tmp_path / "run", "--metrics", "ledger")
+    assert code == 0
+    assert re.search(r"ledger +N", out)
+    for name in ("table.csv", "table.parquet"):
+        assert hcviz("measure", tmp_path / "run", "--out", tmp_path / name)[0] == 0
+    assert len(pd.read_csv(tmp_path / "table.csv")) == len(
+        pd.read_parquet(tmp_path / "table.parquet")
+    )
+    code, out, _ = hcviz("figures", tmp_path / "run", "--out", tmp_path / "figures")
+    assert code == 0
+    assert "run: locked" in out
+    assert (tmp_path / "figures" / "ledger.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["clone", "nano:lama", "out"], r"nano:lama.*llama"),
+        (["clone", "{source}", "{source}"], r"already exists.*--overwrite"),
+        (["clone", "{source}", "out", "--hidden", "2", "--snr-db", "10"], "snr_db"),
+        (["clone", "{source}", "out", "--heads", "3", "--kv-heads", "2"], "multiple of kv_heads"),
+        (["clone", "{source}", "out", "--dtype", "int8"], "no floating dtype"),
+        (["verify", "{source}", "./nowhere"], "nowhere"),
+        (["measure", "nowhere"], "nowhere"),
+        (["measure", "nowhere", "--out", "x.txt"], "nowhere"),
+        (["train", "{source}", "--out", "run", "--steps", "0"], "steps"),
+        (["train", "{source}", "--out", "run", "--corpus", "nothing.txt"], "nothing.txt"),
+        (["figures"], "at least one run"),
+        (["lab", "nothing.ipynb"], "nothing.ipynb"),
+    ],
+)
+def test_bad_input_is_one_clear_line(hcviz, source, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = hcviz(*[word.replace("{source}", str(source)) for word in words])
+    assert code == 2
+    assert re.search(message, err)
+    assert "Traceback" not in err
+    assert not list(Path().glob("*")), "something was left behind"
+
+
+def test_a_truncated_checkpoint_is_named(hcviz, source, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in source.iterdir():
+        data = path.read_bytes()
+        (broken / path.name).write_bytes(
+            data[: len(data) // 2] if path.suffix == ".safetensors" else data
+        )
+    code, _, err = hcviz("clone", broken, tmp_path / "out")
+    assert code == 2
+    assert "broken" in err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,119 @@
+"""The main job: its arms, its figures, what it says, and the recording that the notebooks open."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import hcviz
+from hcviz.demo import ARMS, findings, start_of
+from hcviz.errors import HcvizError
+from hcviz.figures import draw
+from hcviz.recording import record
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    tiny.model("gpt_neox", hidden_size=32).save_pretrained(folder / "small")
+    tiny.tokenizer().save_pretrained(folder / "small")
+    return folder / "small"
+
+
+@pytest.fixture(scope="module")
+def runs(source):
+    return hcviz.run_arms(
+        str(source), out=source.parent / "runs", corpus=tiny.write_text(source.parent),
+        steps=4, snapshots=4, batch_size=2, context=16, eval_blocks=2, lr=1e-2, progress=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def drawn(runs):
+    out = runs[0].path.parent.parent / "pictures"
+    return out, draw(runs, out, command="hcviz demo --steps 4", progress=False)
+
+
+def test_arms_share_data_and_start_as_they_say(runs):
+    assert [run.name for run in runs] == list(ARMS)
+    assert len({run.info["corpus"]["fingerprint"] for run in runs}) == 1
+    first = {run.name: run.history.query("split == 'heldout'")["loss"].iloc[0] for run in runs}
+    assert first["symmetric"] == pytest.approx(first["source"], rel=1e-5)
+    assert first["noisy 10 dB"] == pytest.approx(first["source"], rel=1e-5)
+    assert first["random init"] != pytest.approx(first["source"], rel=1e-5)
+    shapes = {run.name: run.tensor("lm_head.weight", 0).shape for run in runs}
+    assert shapes["random init"] == shapes["symmetric"] != shapes["source"]
+    assert [run.is_clone for run in runs] == [True, True, True, False, False]
+
+
+def test_the_random_arm_is_seeded():
+    small = tiny.model("gpt_neox")
+    make = [start_of(ARMS["random init"], small, factor=2, seed=s, source="x") for s in (0, 0, 1)]
+    heads = [model.lm_head.weight for model in make]
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_figures_come_with_data_and_command(drawn):
+    out, _ = drawn
+    names = {"loss", "cosine", "ledger", "pairs", "spectrum", "blocks", "antisymmetric"}
+    assert {path.stem for path in out.glob("*.png")} == names
+    for name in names:
+        assert len(pd.read_csv(out / f"{name}.csv")) > 0
+        assert json.loads((out / f"{name}.json").read_text())["command"] == "hcviz demo --steps 4"
+        assert (out / f"{name}.svg").read_text().startswith("<?xml")
+
+
+def test_findings_tell_locked_from_left(runs, drawn):
+    out, lines = drawn
+    text = "\n".join(lines)
+    assert "symmetric: locked" in text
+    assert "noisy 10 dB: never was locked" in text
+    assert "dropout 0.1: left its copies" in text
+    last = runs[-1].history.query("split == 'heldout'")["loss"].iloc[-1]
+    assert f"source {last:.3f}" in text
+    assert text in (out / "findings.txt").read_text()
+
+
+def test_findings_follow_the_numbers(runs):
+    frame = hcviz.measure(runs[0], metrics=["ledger"])
+    frame.loc[frame.index[-1], "value"] = 0.25
+    assert "locked. After" not in findings(runs[:1], frame)[0]
+
+
+def test_a_whole_run_is_kept_and_an_unknown_arm_refused(source, runs):
+    stamp = (runs[0].path / "run.json").stat().st_mtime_ns
+    again = hcviz.run_arms(
+        str(source), out=source.parent / "runs", arms=["symmetric"], corpus=tiny.write_text(source.parent),
+        steps=4, snapshots=4, batch_size=2, context=16, eval_blocks=2, lr=1e-2, progress=False,
+    )  # fmt: skip
+    assert (again[0].path / "run.json").stat().st_mtime_ns == stamp
+    with pytest.raises(HcvizError, match=r"nosy.*symmetric"):
+        hcviz.run_arms(str(source), arms=["nosy"])
+
+
+def test_figures_need_a_clone(runs, tmp_path):
+    with pytest.raises(HcvizError, match="random init.*source"):
+        draw(runs[3:], tmp_path / "x", command="", progress=False)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_recording_keeps_what_was_asked(runs, tmp_path):
+    name = "gpt_neox.layers.1.attention.dense.weight"
+    frame = hcviz.measure(list(runs[:3]), metrics=["ledger"], tensors="dense")
+    kept = record(runs, tmp_path / "rec", tensors=[name], frame=frame, command="hcviz demo")
+    again = hcviz.recorded(str(tmp_path / "rec"))
+    assert [run.name for run in again.runs] == list(ARMS)
+    assert again.runs[0].names() == [name]
+    assert np.array_equal(again.runs[1].tensor(name, 4), runs[1].tensor(name, 4).half())
+    pd.testing.assert_frame_equal(again.frame, frame)
+    pd.testing.assert_frame_equal(again.history, kept.history)
+    assert set(again.history["run"]) == set(ARMS)
+    assert again.runs[0].blocks(name, 0).shape == (2, 2, 32, 32)
+    with pytest.raises(HcvizError, match="already exists"):
+        record(runs, tmp_path / "rec", tensors=[name], frame=frame, command="")
+    with pytest.raises(HcvizError, match="Nothing is recorded as 'dmo'"):
+        hcviz.recorded("dmo")
