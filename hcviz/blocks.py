@@ -55,7 +55,10 @@ class Dim:
         return sum(segment.wide_size(factors) for segment in self.segments)
 
     def __str__(self) -> str:
-        names = [("+".join(s.axes()) or str(s.size)) + (f"({s.part})" if s.part else "") for s in self.segments]
+        names = [
+            ("+".join(s.axes()) or str(s.size)) + (f"({s.part})" if s.part else "")
+            for s in self.segments
+        ]
         return f"{self.role} {', '.join(names)}"
 
 
@@ -78,13 +81,17 @@ def source_units(axes: TensorAxes, factors: Mapping[str, int]) -> TensorAxes:
     def small(axis: str | None, size: int) -> int:
         factor = factors.get(axis, 1)
         if size % factor:
-            raise ValueError(f"{axis} has {size} units, which is no multiple of the factor {factor}.")
+            raise ValueError(
+                f"{axis} has {size} units, which is no multiple of the factor {factor}."
+            )
         return size // factor
 
     return tuple(
         Dim(
             dim.role,
-            tuple(Segment(tuple((a, small(a, n)) for a, n in s.levels), s.part) for s in dim.segments),
+            tuple(
+                Segment(tuple((a, small(a, n)) for a, n in s.levels), s.part) for s in dim.segments
+            ),
         )
         for dim in axes
     )
@@ -130,13 +137,16 @@ def pieces(wide: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -> 
             f"{expected}. Pass the factors that the clone was made with."
         )
     starts = [
-        list(itertools.accumulate((s.wide_size(factors) for s in dim.segments), initial=0)) for dim in axes
+        list(itertools.accumulate((s.wide_size(factors) for s in dim.segments), initial=0))
+        for dim in axes
     ]
     for choice in itertools.product(*(range(len(dim.segments)) for dim in axes)):
         piece = wide
         for d, (dim, number) in enumerate(zip(axes, choice, strict=True)):
             piece = piece.narrow(d, starts[d][number], dim.segments[number].wide_size(factors))
-        yield _blocks(piece, axes, [dim.segments[n] for dim, n in zip(axes, choice, strict=True)], factors)
+        yield _blocks(
+            piece, axes, [dim.segments[n] for dim, n in zip(axes, choice, strict=True)], factors
+        )
 
 
 def _blocks(piece: torch.Tensor, axes: TensorAxes, segments: list[Segment], factors) -> Blocks:
@@ -162,7 +172,9 @@ def _blocks(piece: torch.Tensor, axes: TensorAxes, segments: list[Segment], fact
         strides += [piece.stride(dim) * step for step in inner]
         position += count
     order = [where for _, _, where, _ in found]
-    view = piece.as_strided([shape[k] for k in order], [strides[k] for k in order], piece.storage_offset())
+    view = piece.as_strided(
+        [shape[k] for k in order], [strides[k] for k in order], piece.storage_offset()
+    )
     return Blocks(
         part="/".join(s.part for s in segments if s.part),
         view=view,
@@ -196,5 +208,7 @@ def grid(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -> 
     found = list(pieces(weight, axes, factors))
     if len(found) != 1:
         parts = [blocks.part for blocks in found]
-        raise ValueError(f"This weight is fused from {parts}; take its blocks one by one with pieces().")
+        raise ValueError(
+            f"This weight is fused from {parts}; take its blocks one by one with pieces()."
+        )
     return found[0].grid()

@@ -39,7 +39,8 @@ def clone(
 ) -> int:
     """Widen a model so that it computes exactly what it did, check it, and save it.
 
-    The result is a plain Hugging Face checkpoint. A clone that fails its report card is not left behind.
+    The result is a plain Hugging Face checkpoint. A clone that fails its report card is not left
+    behind.
 
     Args:
         src: A folder, a hub id, or nano:NAME for a shipped source.
@@ -96,8 +97,8 @@ def verify(
 ) -> int:
     """Print the report card of a clone; the exit code is 0 if it passed and 1 if not.
 
-    Compares logits and their scale, in the models' dtype and in true float64, step by step with the KV
-    cache, with left padding, and after a reload.
+    Compares logits and their scale, in the models' dtype and in true float64, step by step with
+    the KV cache, with left padding, and after a reload.
 
     Args:
         src: The source: a folder, a hub id, or nano:NAME.
@@ -138,8 +139,9 @@ def train(
 ) -> int:
     """Train a model for a while and keep snapshots at log-spaced steps.
 
-    The run's folder is a plain Trainer output that every tool of the ecosystem opens. The same command
-    goes on where it was interrupted. Past one process: torchrun --nproc_per_node N -m hcviz train ...
+    The run's folder is a plain Trainer output that every tool of the ecosystem opens. The same
+    command goes on where it was interrupted. Past one process: torchrun --nproc_per_node N -m
+    hcviz train ...
 
     Args:
         model: A folder, a hub id, or nano:NAME.
@@ -166,7 +168,8 @@ def train(
     )  # fmt: skip
     heldout = run.history.query("split == 'heldout'")["loss"]
     print(
-        f"held-out loss {heldout.iloc[0]:.3f} -> {heldout.iloc[-1]:.3f} nats/token; the run is in {out}"
+        f"held-out loss {heldout.iloc[0]:.3f} -> {heldout.iloc[-1]:.3f} nats/token; the run is "
+        f"in {out}"
     )
     return 0
 
@@ -231,8 +234,9 @@ def demo(
 ) -> int:
     """Run the main job: clone a source, train five arms side by side, draw them, say what was seen.
 
-    The arms: the symmetric clone, the noisy clone (10 dB), the symmetric clone with dropout 0.1, a random
-    start of the clone's size, and the source trained on. Same data order and learning rate for all.
+    The arms: the symmetric clone, the noisy clone (10 dB), the symmetric clone with dropout 0.1, a
+    random start of the clone's size, and the source trained on. Same data order and learning rate
+    for all.
 
     Args:
         source: A folder, a hub id, or nano:NAME.
@@ -338,12 +342,12 @@ def _say(lines: list[str], out: Path) -> int:
 
 
 def main() -> None:
-    """Run the command that the arguments name; bad input ends with exit code 2 and one clear line."""
+    """Run the command that the arguments name; bad input ends with code 2 and one clear line."""
     try:
         code = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="hcviz",
-            description="Widen a language model by HyperCloning, train it, and see what its copies do.",
+            description="Widen a language model by HyperCloning, train it, see what its copies do.",
             config=(tyro.conf.FlagCreatePairsOff,),
         )
     except HcvizError as error:

@@ -34,22 +34,26 @@ def clone(
         hidden: Factor of the residual stream.
         ffn: Factor of the FFN neurons; as ``hidden`` if None.
         heads: Factor of the query heads, of unchanged size; ``hidden / head_dim`` if None.
-        kv_heads: Factor of the key/value heads; as ``heads`` if None, but a single one stays single.
+        kv_heads: Factor of the key/value heads; as ``heads`` if None, but a single one stays
+            single.
         head_dim: Factor of the head size.
-        expansion: How copies that are read share a weight: ``symmetric`` (1/n each), ``diagonal`` (output
-            copy i reads input copy i), ``noisy-symmetric``, ``noisy-diagonal``, ``random`` (unequal shares).
+        expansion: How copies that are read share a weight: ``symmetric`` (1/n each), ``diagonal``
+            (output copy i reads input copy i), ``noisy-symmetric``, ``noisy-diagonal``, ``random``
+            (unequal shares).
         snr_db: Signal-to-noise ratio of a noisy form in dB; 10 if None, as in the paper.
         seed: Seed of noise and random shares.
-        tie: ``keep`` leaves tied embeddings tied (the head's 1/n goes to the final norm's gain; where
-            there is none they are untied, with a warning); ``untie`` gives the clone a head of its own.
+        tie: ``keep`` leaves tied embeddings tied (the head's 1/n goes to the final norm's gain;
+            where there is none they are untied, with a warning); ``untie`` gives the clone a head
+            of its own.
         check: Send a tiny random twin of the configuration through the same code first.
 
     Returns:
-        The clone, of the source's class: in eval mode, in its dtype and on its device, sharing no storage
-        with it, with its generation config. ``clone.config.hcviz`` records how it was made.
+        The clone, of the source's class: in eval mode, in its dtype and on its device, sharing no
+        storage with it, with its generation config. ``clone.config.hcviz`` records how it was made.
 
     Raises:
-        CloneError: If an argument is wrong, the architecture is not understood, or the twin differs.
+        CloneError: If an argument is wrong, the architecture is not understood, or the twin
+            differs.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -79,22 +83,26 @@ def clone(
     if not together and heads_follow_hidden(model.config, type(model)):
         grown = {name: factor for name, factor in factors.items() if factor > 1}
         raise CloneError(
-            f"{type(model).__name__} computes its head size as hidden_size / heads, so the two grow together "
-            f"only, and the call asks for {grown}. Leave heads and kv_heads out, or set heads={hidden}."
+            f"{type(model).__name__} computes its head size as hidden_size / heads, so the two "
+            "grow together "
+            f"only, and the call asks for {grown}. Leave heads and kv_heads out, or set "
+            f"heads={hidden}."
         )
 
     fusing = resolve_fusing(model.config, type(model), factors, form, tie, check=check)
     axes = infer(model.config, type(model), fusing)
     if form.form.startswith("noisy") and not _reads_copies(axes, factors):
         raise CloneError(
-            f"expansion={form.form!r}: with the factors {factors} no weight reads a copied unit, so there is "
+            f"expansion={form.form!r}: with the factors {factors} no weight reads a copied unit, "
+            "so there is "
             "nothing that noise could cancel over. Grow hidden, ffn or heads, or use 'symmetric'."
         )
     wide = grow(model, axes, factors, form, tie)
     if tie == "keep" and ties(model) and not ties(wide):
         warnings.warn(
             f"{type(model).__name__} has no gain in its final norm that could take the tied head's "
-            f"1/{factors['hidden']}: the clone's head is untied (config.tie_word_embeddings=False).",
+            f"1/{factors['hidden']}: the clone's head is untied "
+            "(config.tie_word_embeddings=False).",
             stacklevel=2,
         )
     return wide

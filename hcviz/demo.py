@@ -1,4 +1,4 @@
-"""The main job: clone a source, train the arms of the comparison side by side, draw them, say what was seen."""
+"""The main job: train the arms of a comparison side by side, and say what was seen."""
 
 import copy
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ class Arm:
     """One arm of a comparison: what is trained, and with which dropout."""
 
     start: str
-    """``clone`` (of the source), ``random`` (same size as the clone, fresh weights) or ``source``."""
+    """``clone`` (of the source), ``random`` (the clone's size, fresh weights) or ``source``."""
     expansion: str = "symmetric"
     dropout: float = 0.0
 
@@ -124,7 +124,7 @@ def history(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def findings(runs: Sequence[Run], ledger: pd.DataFrame) -> list[str]:
-    """Say in a few lines, with numbers of these runs, who stayed locked, who left, and whose loss is where.
+    """Say in a few lines who stayed locked, who left, and whose loss is where.
 
     Args:
         runs: The runs.
@@ -140,7 +140,8 @@ def findings(runs: Sequence[Run], ledger: pd.DataFrame) -> list[str]:
         )
         if (rows["value"] == 0).all():
             lines.append(
-                f"{run.name}: locked. After {run.steps[-1]} steps every copy in every weight is still "
+                f"{run.name}: locked. After {run.steps[-1]} steps every copy in every weight is "
+                "still "
                 "bit-identical."
             )
             continue

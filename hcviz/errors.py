@@ -9,4 +9,4 @@ class HcvizError(ValueError):
 
 
 class CloneError(HcvizError):
-    """A model that cannot be widened as asked, or a clone that does not compute what its source does."""
+    """A model that cannot be widened as asked, or a clone that is none."""

@@ -1,4 +1,4 @@
-"""How one tensor grows: shares of the copies that are read, and noise that cancels over them (paper 3)."""
+"""How one tensor grows: shares of the copies that are read, and noise that cancels over them."""
 
 import math
 import zlib
@@ -67,8 +67,9 @@ def shares(form: str, written: int, read: int, generator: torch.Generator) -> to
         generator: Source of the random shares.
 
     Returns:
-        ``[written, read]`` in float64; every row sums to one. The diagonal forms need as many written as
-        read copies and fall back on equal shares elsewhere; random shares are uniform on the simplex.
+        ``[written, read]`` in float64; every row sums to one. The diagonal forms need as many
+        written as read copies and fall back on equal shares elsewhere; random shares are uniform
+        on the simplex.
 
     Example:
         >>> shares("diagonal", 2, 2, torch.Generator())
@@ -95,7 +96,8 @@ def widen(
     """Grow one tensor.
 
     Args:
-        name: Its name; noise and random shares depend on the seed and the name, not on the order of calls.
+        name: Its name; noise and random shares depend on the seed and the name, not on the order
+            of calls.
         source: The source's tensor.
         axes: Its axis map.
         factors: The factor of each axis.
@@ -103,9 +105,9 @@ def widen(
         scale: A factor for the whole tensor (folded constants).
 
     Returns:
-        A new tensor of shape ``wide_shape(axes, factors)`` in the source's dtype and device. Summed over
-        the copies that are read, every written copy is the source's tensor again (times ``scale``), up to
-        one rounding of the dtype.
+        A new tensor of shape ``wide_shape(axes, factors)`` in the source's dtype and device.
+        Summed over the copies that are read, every written copy is the source's tensor again
+        (times ``scale``), up to one rounding of the dtype.
     """
     wide = torch.empty(wide_shape(axes, factors), dtype=source.dtype, device=source.device)
     seed = (expansion.seed * 1_000_003 + zlib.crc32(name.encode())) % 2**63
@@ -121,9 +123,10 @@ def widen(
 
 
 def _share(block: torch.Tensor, large: Blocks, expansion: Expansion, generator) -> None:
-    """Fill a piece whose copies get unequal shares or noise; the last copy that is read takes the rest.
+    """Fill a piece whose copies get unequal shares or noise; the last that is read takes the rest.
 
-    Giving the rest to the last copy makes the sum over copies exact up to one rounding, in any dtype.
+    Giving the rest to the last copy makes the sum over copies exact up to one rounding, in any
+    dtype.
     """
     written, read = math.prod(large.write_copies), math.prod(large.read_copies)
     table = shares(expansion.form, written, read, generator)
@@ -138,7 +141,7 @@ def _share(block: torch.Tensor, large: Blocks, expansion: Expansion, generator) 
 
 
 def _noise(block: torch.Tensor, row: torch.Tensor, expansion: Expansion, generator):
-    """Return ``[read, *block.shape]`` that sums to zero over the copies, at the SNR of the row of blocks.
+    """Return noise ``[read, *block.shape]`` that sums to zero over the copies.
 
     The signal is the row of blocks without noise, the noise what is added to it; their mean squares
     differ by ``snr_db``. For equal shares this is the ratio block by block.

@@ -28,14 +28,18 @@ class View(widgets.VBox):
         self.runs = {run.name: run for run in runs if run.is_clone}
         if not self.runs:
             names = ", ".join(run.name for run in runs)
-            raise HcvizError(f"None of these runs ({names}) started from a clone: nothing to compare.")
+            raise HcvizError(
+                f"None of these runs ({names}) started from a clone: nothing to compare."
+            )
         self.arm = widgets.Dropdown(options=list(self.runs), description="arm")
         self.tensor = widgets.Dropdown(description="tensor", layout={"width": "30em"})
         self.slider = widgets.SelectionSlider(
             options=[0], description="step", continuous_update=True, layout={"width": "30em"}
         )
         self.play = widgets.Play(interval=600, description="play")
-        self.picture = widgets.Image(format="png", layout={"max_width": "100%", "object_fit": "contain"})
+        self.picture = widgets.Image(
+            format="png", layout={"max_width": "100%", "object_fit": "contain"}
+        )
         controls = widgets.HBox([self.arm, self.tensor], layout={"flex_flow": "row wrap"})
         steps = widgets.HBox([self.play, self.slider], layout={"flex_flow": "row wrap"})
         super().__init__([controls, steps, self.picture])

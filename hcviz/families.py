@@ -1,7 +1,7 @@
 """What a model family does that its shapes do not tell: exceptions only, as data.
 
-Everything else about an architecture is read off it (see ``hcviz.infer``). A family that is not listed
-has no exceptions; the tiny twin of every clone (``hcviz.twin``) finds out if that is wrong.
+Everything else about an architecture is read off it (see ``hcviz.infer``). A family that is not
+listed has no exceptions; the tiny twin of every clone (``hcviz.twin``) finds out if that is wrong.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class Family:
     embed_power: float = 0.0
     """The model multiplies its token embeddings by ``hidden_size ** embed_power``."""
     norm_offset: float = 0.0
-    """A norm's gain is ``norm_offset + weight``; needed where the final norm takes the head's 1/n."""
+    """A norm's gain is ``norm_offset + weight``; the final norm may take the head's 1/n."""
     follows_hidden: tuple[str, ...] = ()
     """Configuration fields that grow with ``hidden_size`` when they equal it."""
 

@@ -1,4 +1,4 @@
-"""Draw the figures of a comparison from its runs, each with its data and the command that made it."""
+"""Draw the figures of a comparison from its runs, each with its data and its command."""
 
 import math
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def draw(runs: Sequence[Run], out: str | Path, *, command: str, progress: bool =
 
 
 def _last(frame: pd.DataFrame, run: Run) -> float:
-    """Return the mean share outside the symmetric part at a run's last step, over what it gained."""
+    """Return by how much the mean share outside the symmetric part grew over a run."""
     rows = frame[(frame["run"] == run.name) & (frame["metric"] == "ledger")]
     mean = rows.groupby("step")["value"].mean()
     return mean.iloc[-1] - mean.iloc[0]
@@ -81,7 +81,7 @@ def _few(steps: Sequence[int]) -> list[int]:
 
 
 def _tensors(run: Run) -> tuple[str, list[str]]:
-    """Choose the weights to show: an up-projection for the blocks, and three kinds for the spectra."""
+    """Choose an up-projection for the blocks, and three kinds of weights for the spectra."""
     names = [name for name in run.names() if name.endswith("weight")]
     kinds = {kind: [n for n in names if plots.kind(n) == kind] for kind in ("up-projection", "QKV")}
     kinds["down-projection"] = [n for n in names if plots.kind(n) == "down-projection"]

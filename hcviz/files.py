@@ -37,7 +37,9 @@ def check_free(path: str | Path, *, overwrite: bool = False) -> None:
     path = Path(path)
     taken = path.exists() and not (path.is_dir() and not any(path.iterdir()))
     if taken and not overwrite:
-        raise HcvizError(f"{path} already exists. Choose another folder, or overwrite it with --overwrite.")
+        raise HcvizError(
+            f"{path} already exists. Choose another folder, or overwrite it with --overwrite."
+        )
 
 
 @contextlib.contextmanager
@@ -65,7 +67,9 @@ def fresh_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]
     try:
         scratch.mkdir(parents=True)
     except OSError as error:
-        raise HcvizError(f"Cannot write beside {path}: {error}. Choose a writable place.") from error
+        raise HcvizError(
+            f"Cannot write beside {path}: {error}. Choose a writable place."
+        ) from error
     try:
         yield scratch
         _replace(scratch, path)

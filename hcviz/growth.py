@@ -1,4 +1,4 @@
-"""Grow a whole model: every tensor by its axes, the constants folded, the stock class around them."""
+"""Grow a whole model: every tensor by its axes, constants folded, the stock class around them."""
 
 import copy
 from collections.abc import Mapping
@@ -61,7 +61,7 @@ def grow(
     if odd and head is None:
         raise CloneError(
             f"{odd[0]} is only in one of the model and the model that its configuration describes. "
-            f"If the output head was tied or untied (now {'tied' if ties(source) else 'untied'}), set "
+            "If the output head was tied or untied by hand, set "
             f"model.config.tie_word_embeddings={ties(source)}."
         )
     if head is not None:
@@ -74,8 +74,10 @@ def grow(
         shape, target = wide_shape(axes[name], factors), tuple(expected[name].shape)
         if shape != target:
             raise CloneError(
-                f"{name}: widened by {dict(factors)} its shape {tuple(tensor.shape)} becomes {shape}, but "
-                f"{type(source).__name__} wants {target}. This family cannot grow these axes apart; "
+                f"{name}: widened by {dict(factors)} its shape {tuple(tensor.shape)} becomes "
+                f"{shape}, but "
+                f"{type(source).__name__} wants {target}. This family cannot grow these axes "
+                "apart; "
                 "leave heads and kv_heads out, so that they follow hidden."
             )
         _assign(wide, name, _widened(name, tensor, axes[name], factors, form, scales))
@@ -106,10 +108,10 @@ def _widened(name, tensor, axes, factors, form, scales) -> torch.Tensor:
 
 
 def _scales(source, axes, factors, tie):
-    """Return the folded constants ``{name: (scale, offset of the gain)}`` and a new head if it is untied.
+    """Return the folded constants ``{name: (scale, offset of the gain)}`` and an untied head.
 
-    A model that multiplies embeddings by hidden**p gets them divided by n**p. A tied head reads n copies
-    of what it would read once; the final norm's gain (and bias) takes its 1/n.
+    A model that multiplies embeddings by hidden**p gets them divided by n**p. A tied head reads n
+    copies of what it would read once; the final norm's gain (and bias) takes its 1/n.
     """
     family, n = family_of(source.config), factors["hidden"]
     embedding = source.get_input_embeddings().weight
@@ -133,7 +135,7 @@ def _scales(source, axes, factors, tie):
 
 
 def _multiplier(source, power: float, factor: int) -> float:
-    """Return the number by which a model multiplies its embeddings, rounded as the model rounds it."""
+    """Return the multiplier of a model's embeddings, rounded as the model rounds it."""
     exact = torch.tensor((source.config.hidden_size * factor) ** power, dtype=torch.float32)
     return exact.to(source.dtype).item()
 

@@ -33,7 +33,7 @@ def meta_model(config, model_class) -> nn.Module:
     try:
         with torch.device("meta"):
             return model_class(config)
-    except Exception as error:  # whatever a modelling file raises, the user needs the configuration's name
+    except Exception as error:  # modelling files raise all kinds
         raise CloneError(
             f"{model_class.__name__} cannot be built from its widened configuration: {error}. "
             "Choose other factors, or grow ffn only (hidden=1, ffn=2)."
@@ -67,7 +67,10 @@ def infer(config, model_class, fusing: Fusing) -> dict[str, TensorAxes]:
     outputs = _attention_outputs(base)
     roles = {}
     for path, module in base.named_modules():
-        for name, _ in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+        for name, _ in [
+            *module.named_parameters(recurse=False),
+            *module.named_buffers(recurse=False),
+        ]:
             roles[f"{path}.{name}" if path else name] = (path, module)
     result = {}
     for name, tensor in names.items():
@@ -79,7 +82,9 @@ def infer(config, model_class, fusing: Fusing) -> dict[str, TensorAxes]:
                 _segments(
                     name=f"{name} (dimension {d} of {tuple(tensor.shape)})",
                     length=tensor.shape[d],
-                    growth={probe: found[name][d] for probe, found in probes.items() if name in found},
+                    growth={
+                        probe: found[name][d] for probe, found in probes.items() if name in found
+                    },
                     size=size,
                     fusing=fusing,
                     heads=coupled
@@ -177,7 +182,9 @@ def _segments(
         key = Segment((("kv_heads", size.kv_heads), (None, rest // 2 // size.kv_heads)), "k")
         first = _head_segment(name, query, size, fusing, grouped=True).levels
         return (Segment(first, "q"), key, Segment(key.levels, "v"))
-    raise CloneError(f"{name} grows by {grown} when one axis doubles; hcviz does not know this layout.")
+    raise CloneError(
+        f"{name} grows by {grown} when one axis doubles; hcviz does not know this layout."
+    )
 
 
 def _pure(name: str, length: int, unit: int, levels, fusing: str) -> Segment:
@@ -191,17 +198,25 @@ def _pure(name: str, length: int, unit: int, levels, fusing: str) -> Segment:
     return Segment(((None, count), *levels), FUSED_NAMES.get(count, f"{count} parts"))
 
 
-def _head_segment(name: str, length: int, size: Widths, fusing: Fusing, *, grouped: bool) -> Segment:
+def _head_segment(
+    name: str, length: int, size: Widths, fusing: Fusing, *, grouped: bool
+) -> Segment:
     """Return the levels of a dimension made of heads; ``grouped`` ones are query heads in groups."""
     heads = size.heads if grouped else size.kv_heads
-    levels = (("kv_heads", size.kv_heads), ("group", size.group)) if grouped else (("kv_heads", heads),)
+    levels = (
+        (("kv_heads", size.kv_heads), ("group", size.group)) if grouped else (("kv_heads", heads),)
+    )
     if grouped and size.group == 1:
         levels = (("kv_heads", heads), ("group", 1))
     if length % heads:
-        raise CloneError(f"{name} grows with the heads, but is not a multiple of their number {heads}.")
+        raise CloneError(
+            f"{name} grows with the heads, but is not a multiple of their number {heads}."
+        )
     each = length // heads
     count, rest = divmod(each, size.head_dim)
     if rest or count <= 1 or fusing.attention == "interleaved":
         part = FUSED_NAMES.get(count, "") if count > 1 and not rest else ""
         return Segment((*levels, (None, each)), part)
-    return Segment(((None, count), *levels, (None, size.head_dim)), FUSED_NAMES.get(count, f"{count} parts"))
+    return Segment(
+        ((None, count), *levels, (None, size.head_dim)), FUSED_NAMES.get(count, f"{count} parts")
+    )

@@ -32,8 +32,8 @@ def layout(
 
     Args:
         model: A model, or its configuration; no weight is looked at.
-        factors: Give the layout of a clone in its source's units: the factors that it was made with, as in
-            ``config.hcviz["factors"]``. None gives it in the model's own units.
+        factors: Give the layout of a clone in its source's units: the factors that it was made
+            with, as in ``config.hcviz["factors"]``. None gives it in the model's own units.
 
     Returns:
         ``{tensor name: (Dim, ...)}``, a :class:`~hcviz.blocks.Dim` per dimension.

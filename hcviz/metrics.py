@@ -40,8 +40,8 @@ METRICS: dict[str, Entry] = {}
 def metric(name: str, *, needs_clone: bool = True) -> Callable[[Metric], Metric]:
     """Register a metric under a name for :func:`measure`.
 
-    The function takes a wide weight, its axes in source units and the factors, and yields rows: a dict with
-    ``value`` and, where they say something, ``part``, ``axis``, ``row`` and ``col``.
+    The function takes a wide weight, its axes in source units and the factors, and yields rows: a
+    dict with ``value`` and, where they say something, ``part``, ``axis``, ``row`` and ``col``.
     """
 
     def register(function: Metric) -> Metric:
@@ -52,18 +52,18 @@ def metric(name: str, *, needs_clone: bool = True) -> Callable[[Metric], Metric]
 
 
 def _pieces(weight: torch.Tensor, axes: TensorAxes, factors) -> Iterator[Blocks]:
-    """Yield the pieces of a weight in float64, where copies that differ by one bit are told apart."""
+    """Yield the pieces of a weight in float64, where one bit of difference shows."""
     return pieces(weight.double(), axes, factors)
 
 
 def _is_table(axes: TensorAxes) -> bool:
-    """Tell whether a weight is looked up by index (an embedding), so that nothing in it reads copies."""
+    """Tell whether a weight is looked up by index (an embedding): nothing in it reads copies."""
     return len(axes) == 2 and axes[0].role == "read" and not axes[0].segments[0].axes()
 
 
 @metric("cosine")
 def cosine(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -> Iterator[Row]:
-    """Mean cosine between the copies that each row reads (paper, figure 5: left against right half).
+    """Mean cosine between the copies that each row reads (figure 5 of the paper: its halves).
 
     For n copies it is the mean over their pairs. Rows are outputs; an embedding's are its tokens.
     It ignores scale, and says nothing of how written copies (rows) relate to each other.
@@ -86,7 +86,7 @@ def cosine(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -
 
 @metric("pairs")
 def pairs(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -> Iterator[Row]:
-    """Cosine between every two source-shaped blocks; row and col count blocks, written copies first."""
+    """Cosine between every two source-shaped blocks; row and col count them, written first."""
     if len(axes) != 2:
         return
     for blocks in _pieces(weight, axes, factors):
@@ -103,8 +103,8 @@ def pairs(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) ->
 def ledger(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -> Iterator[Row]:
     """Share of squared norm outside the symmetric part, per axis R, H, N; exactly 0 is locked.
 
-    The symmetric part is the mean over the copies of one axis. Copies that are equal bit by bit give 0.0,
-    any difference more.
+    The symmetric part is the mean over the copies of one axis. Copies that are equal bit by bit
+    give 0.0, any difference more.
     """
     for blocks in _pieces(weight, axes, factors):
         total = blocks.view.square().sum().item()
@@ -142,7 +142,8 @@ def measure(
     Args:
         run: A run, its folder, or several of them.
         metrics: Names from ``METRICS``: cosine, pairs, ledger, spectrum.
-        tensors: Regular expressions; a tensor that one of them finds is measured. None measures all.
+        tensors: Regular expressions; a tensor that one of them finds is measured. None measures
+            all.
         steps: Snapshots to read; those that a run does not have are left out. None reads all.
         progress: Show a progress bar.
 
@@ -154,12 +155,14 @@ def measure(
         HcvizError: If a metric is unknown, or no tensor or step is left.
 
     Example:
-        >>> frame = measure("runs/demo/symmetric", metrics=["ledger"], tensors="mlp")  # doctest: +SKIP
+        >>> frame = measure("runs/demo/symmetric", metrics=["ledger"], tensors="mlp")  # doctest:
+        +SKIP
     """
     unknown = [name for name in metrics if name not in METRICS]
     if unknown:
         raise HcvizError(
-            f"metrics={list(metrics)!r}: {', '.join(unknown)} unknown. There are {', '.join(METRICS)}."
+            f"metrics={list(metrics)!r}: {', '.join(unknown)} unknown. "
+            f"There are {', '.join(METRICS)}."
         )
     runs = run if isinstance(run, list | tuple) else [run]
     patterns = [re.compile(p) for p in ([tensors] if isinstance(tensors, str) else tensors or [""])]

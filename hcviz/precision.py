@@ -7,9 +7,9 @@ from torch.overrides import TorchFunctionMode
 class TrueFloat64(TorchFunctionMode):
     """Turn casts of float64 tensors to float32 into no-ops while the context is open.
 
-    Norms and softmaxes of transformers are computed in float32 whatever the model's dtype, so that a
-    comparison in float64 stops at 1e-7. Inside this context it reaches 1e-15. What is made in float32 from
-    the start (rotary tables) stays so, equally in a source and in its clone.
+    Norms and softmaxes of transformers are computed in float32 whatever the model's dtype, so that
+    a comparison in float64 stops at 1e-7. Inside this context it reaches 1e-15. What is made in
+    float32 from the start (rotary tables) stays so, equally in a source and in its clone.
 
     Example:
         >>> x = torch.tensor([1 / 3], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Recorded comparisons: small copies of runs that a notebook opens in a second, and how they are made."""
+"""Recorded comparisons: small copies of runs that a notebook opens in a second."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from hcviz.runs import Run
 
 @dataclass(frozen=True)
 class Recorded:
-    """A recorded comparison: its runs (with chosen tensors only), and everything measured on the whole."""
+    """A recorded comparison: its runs, with chosen tensors only, and what was measured."""
 
     path: Path
 
@@ -75,7 +75,7 @@ def record(
     command: str,
     overwrite: bool = False,
 ) -> Recorded:
-    """Keep a small copy of a comparison: chosen tensors in float16, the losses, and what was measured.
+    """Keep a small copy of a comparison: chosen tensors in float16, losses, measurements.
 
     Copies that are bit-identical stay so in float16; ``frame`` is measured on the whole runs.
 
@@ -95,7 +95,11 @@ def record(
         for run in runs:
             _keep(run, folder / run.path.name, tensors if run.is_clone else ())
         frame.to_parquet(folder / "metrics.parquet", index=False)
-        note = {"arms": [run.path.name for run in runs], "tensors": list(tensors), "command": command}
+        note = {
+            "arms": [run.path.name for run in runs],
+            "tensors": list(tensors),
+            "command": command,
+        }
         (folder / "recorded.json").write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
     return Recorded(out)
 

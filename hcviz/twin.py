@@ -1,4 +1,4 @@
-"""The guard of every clone: a tiny random twin of the configuration goes through the same code first."""
+"""The guard of every clone: a tiny random twin goes through the same code first."""
 
 import itertools
 import json
@@ -16,8 +16,8 @@ from hcviz.precision import TrueFloat64
 from hcviz.widths import shrunk, widths
 
 TOLERANCE = 1e-9
-"""Largest relative logit error of a twin in true float64. Exact layouts stay below 1e-12; a wrong one is
-off by the size of the logits. The gap leaves room for what a model itself computes in float32."""
+"""Largest relative logit error of a twin in true float64. Exact layouts stay below 1e-12; wrong ones
+are off by the size of the logits. The gap leaves room for what a model computes in float32."""
 _PASSED: dict[str, Fusing] = {}
 
 
@@ -81,7 +81,7 @@ def resolve_fusing(
     *,
     check: bool = True,
 ) -> Fusing:
-    """Find how fused matrices are laid out: the first hypothesis whose twin computes what it should.
+    """Find how fused matrices are laid out: the first hypothesis whose twin is exact.
 
     Args:
         config: The configuration of the model to be cloned.
@@ -110,14 +110,16 @@ def resolve_fusing(
     worst = ", ".join(f"{error:.1e}" for error in errors.values())
     raise CloneError(
         f"A tiny random twin of this {config.model_type} configuration "
-        f"(hidden_size {config.hidden_size}, {widths(config).heads} heads) does not compute what its source "
-        f"does: relative logit error {worst}, allowed {TOLERANCE:.0e}. hcviz does not know this layout; "
+        f"(hidden_size {config.hidden_size}, {widths(config).heads} heads) does not compute what "
+        "its source "
+        f"does: relative logit error {worst}, allowed {TOLERANCE:.0e}. hcviz does not know this "
+        "layout; "
         "no clone was made."
     )
 
 
 def _hypotheses(axes: Mapping[str, TensorAxes]) -> list[Fusing]:
-    """List the layouts to try: both for attention if it has fused units, both for the FFN likewise."""
+    """List the layouts to try: both for the attention if it is fused, both for the FFN."""
     fused = {"attention": False, "ffn": False}
     for dims in axes.values():
         for segment in (s for dim in dims for s in dim.segments):

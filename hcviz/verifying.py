@@ -12,11 +12,11 @@ from hcviz.precision import TrueFloat64
 from hcviz.quiet import quiet
 
 ROUNDINGS = 64
-"""Roundings of the working dtype that may add up along the depth of a model: float32 is allowed 64 epsilon
+"""Roundings of the dtype that may add up along the depth of a model: float32 is allowed 64 epsilon
 (8e-6) of the largest logit. A missing 1/n or a wrong layout is off by a tenth of it or more."""
 FLOAT64_TOLERANCE = 1e-12
-"""Arithmetic in float64 leaves 1e-15. What remains beyond it is the rounding of the clone's weights to the
-dtype that they are stored in, half an epsilon each where 1/n is not a power of two; 8 epsilon are allowed."""
+"""Arithmetic in float64 leaves 1e-15. What remains is the rounding of the clone's weights to their
+dtype, half an epsilon each where 1/n is not a power of two; 8 epsilon are allowed."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Check:
     value: float
     tolerance: float
     at_least: bool = False
-    """Whether the value must be at least the tolerance (an agreement) instead of at most (an error)."""
+    """Whether the value must be at least the tolerance (an agreement), not at most (an error)."""
 
     @property
     def passed(self) -> bool:
@@ -43,7 +43,7 @@ class Report:
     max_relative_error: float
     """Largest logit difference over the largest logit, in the models' dtype."""
     scale_ratio: float
-    """The factor that maps the source's logits on the clone's (least squares); 1 for a true clone."""
+    """The factor from the source's logits to the clone's (least squares); 1 for a clone."""
 
     @property
     def passed(self) -> bool:
@@ -102,8 +102,8 @@ def verify(
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
         >>> import hcviz
-        >>> small = LlamaForCausalLM(LlamaConfig(hidden_size=32, intermediate_size=64, vocab_size=100,
-        ...     num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2))
+        >>> small = LlamaForCausalLM(LlamaConfig(hidden_size=32, intermediate_size=64,
+        vocab_size=100, ...     num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2))
         >>> hcviz.verify(small.eval(), hcviz.clone(small)).passed
         True
     """
@@ -138,7 +138,7 @@ def verify(
 
 
 def tolerance_of(model: PreTrainedModel) -> float:
-    """Return the relative logit error that the model's dtype explains: 64 epsilon, for half types 8."""
+    """Return the relative logit error that a dtype explains: 64 epsilon, for half types 8."""
     epsilon = torch.finfo(model.dtype).eps
     return epsilon * (8 if epsilon > 1e-4 else ROUNDINGS)
 
@@ -150,7 +150,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def scale_ratio(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Return the factor ``s`` that makes ``s * a`` closest to ``b``, after each row's mean is taken off."""
+    """Return the ``s`` that makes ``s * a`` closest to ``b``, each row's mean taken off."""
     a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
     return ((a * b).sum() / (a * a).sum()).item()
 
@@ -164,9 +164,10 @@ def kl(a: torch.Tensor, b: torch.Tensor) -> float:
 def top1(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> float:
     """Return how often the top tokens agree, where the source's lead is above the allowed error.
 
-    Positions where it is not are no test of a clone; if there is no other position, the answer is 1.
+    Positions where it is not are no test of a clone; if there is no other position, the answer is
+    1.
     """
-    lead = a.topk(2, -1).values
+    lead, _ = a.topk(2, -1)
     decided = lead[..., 0] - lead[..., 1] > 2 * tolerance * a.abs().max()
     same = a.argmax(-1) == b.argmax(-1)
     return same[decided].double().mean().item() if decided.any() else 1.0
@@ -177,7 +178,8 @@ def _ids(source, clone, input_ids, seed) -> torch.Tensor:
     sizes = source.config.vocab_size, clone.config.vocab_size
     if sizes[0] != sizes[1]:
         raise HcvizError(
-            f"The source's vocabulary has {sizes[0]} tokens and the clone's {sizes[1]}: these two models are "
+            f"The source's vocabulary has {sizes[0]} tokens and the clone's {sizes[1]}: these "
+            "two models are "
             "not source and clone. Pass the source that the clone was made from."
         )
     if input_ids is None:

@@ -21,7 +21,7 @@ FFN_FIELDS = (
 """The names under which configurations keep the number of FFN neurons."""
 
 AXES = ("hidden", "ffn", "kv_heads", "group", "head_dim")
-"""The axes that can grow. ``group`` is the query heads of one key/value head: heads = kv_heads x group."""
+"""The axes that can grow. ``group``: query heads per key/value head; heads = kv_heads x group."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def widths(config) -> Widths:
     hidden, heads = (getattr(config, name, None) for name in ("hidden_size", "num_attention_heads"))
     if not isinstance(hidden, int) or not isinstance(heads, int):
         raise CloneError(
-            f"{type(config).__name__} (model_type {config.model_type!r}) has hidden_size={hidden!r} and "
+            f"{type(config).__name__} (model_type {config.model_type!r}) has "
+            f"hidden_size={hidden!r} and "
             f"num_attention_heads={heads!r}; hcviz widens decoders with both. "
             "For an encoder-decoder or a multi-modal model pass its text decoder."
         )
@@ -108,7 +109,8 @@ def resolve_factors(
         hidden: Factor of the residual stream.
         ffn: Factor of the FFN neurons; as ``hidden`` if None.
         heads: Factor of the number of query heads; ``hidden / head_dim`` if None.
-        kv_heads: Factor of the key/value heads; as ``heads`` if None, but one key/value head stays one.
+        kv_heads: Factor of the key/value heads; as ``heads`` if None, but one key/value head stays
+            one.
         head_dim: Factor of the head size.
 
     Returns:
@@ -130,7 +132,8 @@ def resolve_factors(
     kv_heads = whole("kv_heads", kv_heads, 1 if size.kv_heads == 1 < size.heads else heads)
     if heads % kv_heads:
         raise CloneError(
-            f"heads={heads} is not a multiple of kv_heads={kv_heads}: every key/value head serves a whole "
+            f"heads={heads} is not a multiple of kv_heads={kv_heads}: every key/value head "
+            "serves a whole "
             f"group of query heads. Choose kv_heads among the divisors of {heads}."
         )
     if max(hidden, ffn, heads) == 1:

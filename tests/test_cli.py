@@ -14,10 +14,12 @@ from tests import tiny
 
 OPTIONS = {
     "demo": "source out figures steps seed overwrite",
-    "clone": "hidden ffn heads kv-heads expansion snr-db seed tie dtype device overwrite keep-failed "
+    "clone": "hidden ffn heads kv-heads expansion snr-db seed tie dtype device overwrite "
+    "keep-failed "
     "trust-remote-code",
     "verify": "dtype device csv trust-remote-code",
-    "train": "out corpus steps batch-size context lr dropout seed snapshots label device dtype overwrite",
+    "train": "out corpus steps batch-size context lr dropout seed snapshots label device dtype "
+    "overwrite",
     "measure": "metrics tensors steps out",
     "figures": "out",
     "pretrain": "out overwrite",

@@ -87,8 +87,9 @@ def test_findings_follow_the_numbers(runs):
 def test_a_whole_run_is_kept_and_an_unknown_arm_refused(source, runs):
     stamp = (runs[0].path / "run.json").stat().st_mtime_ns
     again = hcviz.run_arms(
-        str(source), out=source.parent / "runs", arms=["symmetric"], corpus=tiny.write_text(source.parent),
-        steps=4, snapshots=4, batch_size=2, context=16, eval_blocks=2, lr=1e-2, progress=False,
+        str(source), out=source.parent / "runs", arms=["symmetric"],
+        corpus=tiny.write_text(source.parent), steps=4, snapshots=4, batch_size=2, context=16,
+        eval_blocks=2, lr=1e-2, progress=False,
     )  # fmt: skip
     assert (again[0].path / "run.json").stat().st_mtime_ns == stamp
     with pytest.raises(HcvizError, match=r"nosy.*symmetric"):
@@ -96,7 +97,7 @@ def test_a_whole_run_is_kept_and_an_unknown_arm_refused(source, runs):
 
 
 def test_figures_need_a_clone(runs, tmp_path):
-    with pytest.raises(HcvizError, match="random init.*source"):
+    with pytest.raises(HcvizError, match=r"random init.*source"):
         draw(runs[3:], tmp_path / "x", command="", progress=False)
     assert not (tmp_path / "x").exists()
 

@@ -31,7 +31,7 @@ def runs(tmp_path_factory):
             eval_blocks=2,
             lr=1e-2,
             progress=False,
-        )  # fmt: skip
+        )
         for name, model in starts.items()
     ]
 

@@ -59,7 +59,7 @@ def test_pairs_by_hand():
 
 
 def test_ledger_by_hand():
-    # along N the rows of blocks are (1, 1) and (3, 1) times one matrix: mean (2, 1), away (1, 0) each
+    # along N the rows of blocks are (1, 1) and (3, 1) times one matrix: mean (2, 1)
     block = torch.ones(2, 2)
     weight = torch.cat([torch.cat([block, block], 1), torch.cat([3 * block, block], 1)], 0)
     found = values("ledger", weight)
