@@ -17,6 +17,7 @@ from hcviz.errors import HcvizError
 END_OF_TEXT = "<|endoftext|>"
 HUB_BYTES = 16_000_000
 """How much text is read from a dataset of the hub, from its start."""
+_DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 PARAGRAPH_BYTES = 2_000
 """Paragraphs of a plain text file are gathered into documents of about this size."""
 
@@ -109,8 +110,10 @@ def _pydoc() -> Iterator[Document]:
         yield Document(f"topic {topic}", text.strip())
     library = Path(sysconfig.get_paths()["stdlib"])
     skipped = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__", "turtledemo"}
-    for path in sorted(library.rglob("*.py")):
-        parts = path.relative_to(library).with_suffix("").parts
+    paths = {
+        path.relative_to(library).with_suffix("").parts: path for path in library.rglob("*.py")
+    }
+    for parts, path in sorted(paths.items()):
         if parts[0] not in sys.stdlib_module_names or skipped & set(parts):
             continue
         text = "\n\n".join(_docstrings(path))
@@ -120,14 +123,15 @@ def _pydoc() -> Iterator[Document]:
 
 def _docstrings(path: Path) -> Iterator[str]:
     """Yield the docstrings of a module, its classes and functions, without importing it."""
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     try:
-        tree = ast.parse(path.read_bytes())
+        nodes = [ast.parse(path.read_bytes())]
     except (SyntaxError, ValueError):  # the standard library ships files that are broken on purpose
         return
-    for node in ast.walk(tree):
-        if isinstance(node, kinds) and (text := ast.get_docstring(node)):
+    while nodes:
+        node = nodes.pop(0)
+        if text := ast.get_docstring(node):
             yield text
+        nodes += [child for child in node.body if isinstance(child, _DEFINITIONS)]
 
 
 def _plain(text: str) -> list[Document]:

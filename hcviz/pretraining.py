@@ -20,7 +20,7 @@ from hcviz.trainer import open_to_readers
 PROMPT = "And it came to pass"
 
 
-def train_tokenizer(corpus: str = "asv+kjv", *, vocabulary: int = VOCABULARY) -> Any:
+def train_tokenizer(corpus: str | Path = "asv+kjv", *, vocabulary: int = VOCABULARY) -> Any:
     """Train the byte-level BPE tokenizer on the training documents of a corpus.
 
     Returns:
@@ -33,7 +33,7 @@ def train_tokenizer(corpus: str = "asv+kjv", *, vocabulary: int = VOCABULARY) ->
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    documents, _ = split_documents(read_documents(corpus)[0], name=corpus)
+    documents, _ = split_documents(read_documents(corpus)[0], name=str(corpus))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -63,7 +63,7 @@ def pretrain(
     work: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = True,
-) -> list[Path]:
+) -> Path:
     """Train a shipped source again, from random weights.
 
     Args:
@@ -78,14 +78,14 @@ def pretrain(
         progress: Show a bar.
 
     Returns:
-        The folders written: the model's, then those of the kept checkpoints.
+        The model's folder.
 
     Raises:
         HcvizError: If the name is unknown or a folder exists already.
 
     Example:
         >>> pretrain("llama", out="my-llama", steps=100)  # doctest: +SKIP
-        [PosixPath('my-llama')]
+        PosixPath('my-llama')
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
@@ -135,7 +135,7 @@ def pretrain(
         )
         for at, folder in folders.items():
             write_source(folder, name, run, at, tokenizer, judge, overwrite=overwrite)
-    return list(folders.values())
+    return out
 
 
 @torch.no_grad()

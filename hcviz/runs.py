@@ -160,12 +160,16 @@ class Run:
 
     def model(self, step: int | None = None) -> Any:
         """Load one snapshot as a model in eval mode."""
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
+
+        from hcviz.quiet import quiet
 
         folder = self._folder(self._step(step))
         try:
-            return AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True).eval()
-        except (OSError, ValueError) as error:
+            with quiet():
+                return AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True).eval()
+        except (SafetensorError, OSError, ValueError) as error:
             raise self._damaged(folder, error) from error
 
     def _folder(self, step: int) -> Path:
@@ -196,7 +200,7 @@ class Run:
         return index
 
     def _in_model(self, key: str) -> str:
-        """Return the name that a stored tensor has in the model (GPT-NeoX's embed_out is its lm_head)."""
+        """Return a stored tensor's name in the model: GPT-NeoX's embed_out is its lm_head."""
         for renaming in self._renamings:
             key, _ = renaming.rename_source_key(key)
         return key

@@ -44,7 +44,7 @@ def snapshot_steps(steps: int, snapshots: int | Sequence[int]) -> list[int]:
             f"snapshots must be at least 2 (the first and the last step), not {snapshots}."
         )
     chosen = [0]
-    for target in np.geomspace(1, steps, min(snapshots - 1, steps)):
+    for target in np.geomspace(steps, 1, min(snapshots - 1, steps))[::-1]:
         chosen.append(min(max(chosen[-1] + 1, round(float(target))), steps))
     return sorted({*chosen, steps})
 

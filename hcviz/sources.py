@@ -70,8 +70,8 @@ def _neox(width: int) -> dict[str, Any]:
 _WIDTH = {"hidden_size": 128, "num_attention_heads": 4}
 SOURCES: dict[str, Recipe] = {
     "gpt-neox": Recipe("gpt_neox", _neox(128), steps=2400, keep=(300, 600, 1200)),
-    "gpt-neox-half": Recipe("gpt_neox", _neox(64), steps=2400, lr=4e-3),
-    "gpt-neox-double": Recipe("gpt_neox", _neox(256), steps=1600, lr=2e-3),
+    "gpt-neox-half": Recipe("gpt_neox", _neox(64), steps=1500, lr=4e-3),
+    "gpt-neox-double": Recipe("gpt_neox", _neox(256), steps=1500, lr=2e-3),
     "opt": Recipe(
         "opt",
         {
@@ -84,12 +84,12 @@ SOURCES: dict[str, Recipe] = {
             "attention_dropout": 0.0,
             "tie_word_embeddings": True,
         },
-        steps=2400,
+        steps=1200,
     ),
     "olmo": Recipe(
         "olmo",
         {**_WIDTH, "intermediate_size": 352, "clip_qkv": None, "tie_word_embeddings": False},
-        steps=2400,
+        steps=1600,
     ),
     "llama": Recipe(
         "llama",
@@ -164,11 +164,11 @@ def load(spec: str | Path, *, trust_remote_code: bool = False) -> tuple[Any, Any
             model = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, **options)
             tokenizer = AutoTokenizer.from_pretrained(place, **options)
     except Exception as error:  # the loaders raise many unrelated kinds
+        reason = " ".join(str(error).split())
         raise HcvizError(
-            f"The model {spec!r} cannot be loaded: {str(error).strip()} Needed are config.json, "
-            "whole safetensors "
-            f"weights and a tokenizer. Give a model folder, a hub id, or one of "
-            f"{', '.join('nano:' + name for name in SOURCES)}."
+            f"The model {spec!r} cannot be loaded: {reason} Needed are "
+            "config.json, whole safetensors weights and a tokenizer. Give a model folder, "
+            f"a hub id, or one of {', '.join('nano:' + name for name in SOURCES)}."
         ) from error
     return model.eval(), tokenizer
 
