@@ -1,7 +1,7 @@
 """Tiny seeded models of every family, with nothing at its default: a wrong layout cannot hide.
 
-Weights, biases and the gains of norms are all random, vocabulary, width, neurons, heads and head size are
-all different, and what a family can switch on (biases, windows, clipping, soft caps) is on somewhere.
+Weights, biases and the gains of norms are all random; vocabulary, width, neurons, heads and head
+size are all different; what a family can switch on (biases, windows, clipping) is on somewhere.
 """
 
 import copy
@@ -57,7 +57,7 @@ FAMILIES = {
 """Name to model type and configuration."""
 
 COUPLED = frozenset(["gpt_neox", "gpt_neox-serial", "opt", "opt-350m", "gpt2"])
-"""Their head size is hidden / heads by construction, so that heads and hidden grow together only."""
+"""Their head size is hidden / heads by construction: heads and hidden grow together only."""
 
 ONE_KV = frozenset(["llama-one-kv", "qwen3"])
 TIED = frozenset(["opt", "opt-350m", "llama", "gemma", "gemma2", "gemma3", "gpt2"])
@@ -71,7 +71,7 @@ def config(name: str, **changes):
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Draw every parameter: matrices that keep the size of what they read, biases and gains spread by 0.3."""
+    """Draw every parameter: matrices that keep the size of what they read, the rest spread by 0.3."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
@@ -119,7 +119,7 @@ def error(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def scale(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Return the least-squares factor from ``a`` to ``b``: a missing 1/n shows here, and not in argmax."""
+    """Return the least-squares factor from ``a`` to ``b``: a missing 1/n shows, unlike in argmax."""
     return ((a * b).sum() / (a * a).sum()).item()
 
 

@@ -60,7 +60,7 @@ def test_clone_is_exact_in_true_float64_and_reloads(name, call, tmp_path):
     wide = widened(source, call)
     again = reloaded(wide, tmp_path)
     assert models.error(models.logits(source), models.logits(wide)) < 1e-12
-    # a reload in float64 makes rotary tables and sqrt(hidden) in float64, the source's were float32
+    # a reload in float64 makes rotary tables and sqrt(hidden) in float64, the source has float32
     assert models.error(models.logits(source), models.logits(again)) < 1e-6
     assert again.config.hcviz == wide.config.hcviz
     assert sum(p.numel() for p in again.parameters()) > sum(p.numel() for p in source.parameters())
@@ -220,7 +220,8 @@ def test_recorder_of_random_draws_sees_an_initialisation():
 
 @pytest.mark.parametrize("name", ["gpt_neox", "llama", "gpt2", "gemma2"])
 def test_no_random_initialisation_of_the_wide_model(name):
-    source = models.fresh(name, hidden_size=192, num_attention_heads=24)  # the twin is far smaller
+    # far wider than the twin
+    source = models.fresh(name, hidden_size=192, num_attention_heads=24)
     before = torch.random.get_rng_state()
     with Draws() as draws:
         hcviz.clone(source, check=True)

@@ -1,0 +1,105 @@
+"""Bad input of clone(): an error that names the thing and the remedy, before anything is made."""
+
+import models
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, LlamaModel, MambaConfig, T5Config
+from transformers import T5ForConditionalGeneration as T5
+
+import hcviz
+from hcviz.cloning import _reads_copies
+from hcviz.widths import resolve_factors, widths
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"hidden": 1.5}, r"hidden=1.5: a factor is a whole number .* Choose hidden=2"),
+        ({"hidden": 0}, "hidden=0: a factor is a whole number"),
+        ({"hidden": -2}, "hidden=-2: a factor is a whole number"),
+        ({"hidden": True}, "hidden=True: a factor is a whole number"),
+        ({"hidden": "2"}, "hidden='2': a factor is a whole number"),
+        ({"hidden": None}, "hidden=None: a factor is a whole number"),
+        ({"hidden": float("nan")}, "hidden=nan: a factor is a whole number"),
+        ({"ffn": float("inf")}, "ffn=inf: a factor is a whole number"),
+        ({"ffn": [2]}, r"ffn=\[2\]: a factor is a whole number"),
+        ({"heads": 2.5}, "heads=2.5: a factor is a whole number"),
+        ({"kv_heads": 0}, "kv_heads=0: a factor is a whole number"),
+        ({"heads": 3, "kv_heads": 2}, "heads=3 is not a multiple of kv_heads=2.* divisors of 3"),
+        ({"heads": 2, "kv_heads": 4}, "heads=2 is not a multiple of kv_heads=4"),
+        ({"hidden": 1}, "Every factor is 1.* Give hidden, ffn or heads above 1"),
+        ({"hidden": 1, "ffn": 1, "heads": 1}, "Every factor is 1"),
+        ({"head_dim": 2}, r"head_dim=2: wider heads are not supported.*heads=2"),
+        ({"expansion": "cyclic"}, "expansion='cyclic' is unknown"),
+        ({"snr_db": 10}, "snr_db=10 goes with a noisy form"),
+        ({"seed": "a"}, "seed='a' is not a whole number"),
+        ({"tie": "yes"}, "tie='yes' is unknown. Choose 'keep' or 'untie'"),
+    ],
+)
+def test_wrong_argument_is_named_with_a_remedy(call, message):
+    with pytest.raises(hcviz.CloneError, match=message):
+        hcviz.clone(models.source("llama"), **call)
+
+
+def test_unknown_keyword_is_refused():
+    with pytest.raises(TypeError, match="snr"):
+        hcviz.clone(models.source("llama"), snr=10)
+
+
+@pytest.mark.parametrize("name", sorted(models.COUPLED))
+@pytest.mark.parametrize("call", [{"heads": 4}, {"hidden": 1, "heads": 2}, {"kv_heads": 1}])
+def test_families_with_coupled_heads_say_so(name, call):
+    with pytest.raises(hcviz.CloneError, match=r"hidden_size / heads.*heads=\d"):
+        hcviz.clone(models.source(name), **call)
+
+
+@pytest.mark.parametrize("wrong", ["llama", None, torch.nn.Linear(2, 2), models.config("llama")])
+def test_what_is_no_model_is_named(wrong):
+    with pytest.raises(TypeError, match=rf"got {type(wrong).__name__}.*AutoModelForCausalLM"):
+        hcviz.clone(wrong)
+
+
+def test_models_without_a_language_head_are_refused():
+    small = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 9}
+    t5 = T5Config(d_model=16, d_ff=16, num_layers=1, num_heads=2, d_kv=8, vocab_size=9)
+    for model in (
+        LlamaModel(models.config("llama")),
+        BertForMaskedLM(BertConfig(**small, num_hidden_layers=1)),
+        T5(t5),
+    ):
+        with pytest.raises(hcviz.CloneError, match=f"{type(model).__name__} is none"):
+            hcviz.clone(model)
+    with pytest.raises(hcviz.CloneError, match="T5Config.*encoder-decoder"):
+        widths(t5)
+
+
+def test_head_that_disagrees_with_its_configuration_is_named():
+    untied = models.fresh("llama")
+    untied.lm_head.weight = torch.nn.Parameter(untied.lm_head.weight.detach().clone())
+    with pytest.raises(hcviz.CloneError, match=r"lm_head.weight.*tie_word_embeddings=False"):
+        hcviz.clone(untied)
+    untied.config.tie_word_embeddings = False
+    hcviz.clone(untied)
+    tied = models.fresh("olmo2")
+    tied.lm_head.weight = tied.model.embed_tokens.weight
+    with pytest.raises(hcviz.CloneError, match=r"lm_head.weight.*tie_word_embeddings=True"):
+        hcviz.clone(tied)
+
+
+def test_configuration_without_widths_is_named():
+    config = MambaConfig(hidden_size=8)
+    with pytest.raises(hcviz.CloneError, match="MambaConfig.*num_attention_heads=None"):
+        widths(config)
+
+
+def test_whole_numbers_of_other_types_are_factors():
+    factors = resolve_factors(models.config("llama"), hidden=2.0, ffn=np.int64(3))
+    assert factors == {"hidden": 2, "ffn": 3, "kv_heads": 2, "group": 1, "head_dim": 1}
+    assert {type(factor) for factor in factors.values()} == {int}
+
+
+def test_noise_wants_something_that_is_read_twice():
+    axes = hcviz.layout(models.config("llama"))
+    assert _reads_copies(axes, {"ffn": 2})
+    assert not _reads_copies({"model.norm.weight": axes["model.norm.weight"]}, {"hidden": 2})
