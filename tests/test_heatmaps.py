@@ -143,3 +143,6 @@ def test_matrix_frame_is_what_is_drawn():
     assert len(frame) == 3 * 4 * 25
     cell = frame.query("step == 120 and written == 1 and read == 0 and row == 4 and col == 2")
     assert cell["value"].item() == weights[120][64 + 4, 2]
+    apart = plots.matrix_frame(weights, 2, 2, corner=5, along="read")
+    drawn = shown(plots.antisymmetric(weights, 2, 2, corner=5)[2])
+    assert apart.query("step == 120")["value"].abs().sum() == pytest.approx(np.abs(drawn).sum())

@@ -147,6 +147,20 @@ def test_cosine_of_a_tied_model_shows_the_embedding_and_can_be_split_by_layer():
         plots.cosine(frame, kinds=["nonsense"])
 
 
+def test_cosine_on_a_log_axis_shows_small_departures_and_rests_equal_halves_in_a_strip():
+    frame = frames.cosine()
+    frame = frame[frame["run"] != "random init"]
+    ax = plots.cosine(frame.assign(value=frame["value"] - 1e-16), log=True, baseline=(-0.1, 0.1))[0]
+    edge = line(ax, "_edge").get_ydata()[0]
+    assert (line(ax, "symmetric").get_ydata() < edge).all()
+    rows = frame[frame["tensor"].str.contains("h_to_4h") & (frame["run"] == "dropout 0.1")]
+    wanted = 1 - rows.groupby("step")["value"].mean()
+    np.testing.assert_allclose(line(ax, "dropout 0.1").get_ydata()[1:], wanted[1:])
+    assert edge > 1e-12  # the axis ends near the data, not at what counts as equal
+    (band,) = [patch for patch in ax.patches if patch.get_label() == "_band"]
+    assert (band.get_y(), band.get_height()) == pytest.approx((0.9, 0.2))
+
+
 def test_step_axis_has_room_for_step_zero():
     ax = plots.cosine(frames.cosine())[0]
     assert list(ax.get_xticks()) == [0, 1, 10, 100]
@@ -188,6 +202,16 @@ def test_ledger_scale_holds_the_smallest_share_and_an_all_locked_run():
     ax = plots.ledger(frame[frame["run"] == "symmetric"])[0]
     assert (line(ax, "symmetric").get_ydata() < line(ax, "_edge").get_ydata()[0]).all()
     assert "0" in [label.get_text() for label in ax.get_yticklabels()]
+
+
+def test_ledger_leaves_gains_and_biases_out_unless_asked():
+    frame = frames.ledger()
+    gain = frame.iloc[:1].assign(tensor="layers.0.input_layernorm.weight", value=1e-15, step=7)
+    bias = gain.assign(tensor="layers.0.mlp.dense_h_to_4h.bias")
+    ax = plots.ledger(pd.concat([frame, gain, bias]))[0]
+    assert line(ax, "_edge").get_ydata()[0] > 1e-8
+    ax = plots.ledger(pd.concat([frame, gain]), tensors="norm")[0]
+    assert line(ax, "symmetric").get_xdata().tolist() == [7]
 
 
 def test_ledger_refuses_what_is_no_share():
@@ -234,8 +258,11 @@ def test_spectrum_normalises_and_marks_the_half_that_starts_at_zero():
     )
 
 
-def test_spectrum_without_an_empty_half_marks_none():
+def test_spectrum_draws_what_was_asked_and_marks_no_empty_half_where_there_is_none():
     frame = frames.spectrum(size=64)
+    asked = plots.spectrum(frame, tensors=["down-projection", "up-projection"])
+    titles = [ax.get_title(loc="left") for ax in asked]
+    assert titles == ["down-projection, layer 3", "up-projection, layer 0"]
     (ax,) = plots.spectrum(frame[frame["run"] == "random init"], tensors="QKV", steps=(0, 0))
     assert not [one for one in ax.lines if one.get_label() == "_half"]
     assert len([one for one in ax.lines if one.get_label()[0] != "_"]) == 1

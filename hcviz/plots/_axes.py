@@ -7,7 +7,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import Normalize, to_hex, to_rgb
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation, Transform
@@ -25,6 +27,7 @@ def panels(
     tall: float = 0.8,
     side: float = 0.0,
     lines: float = 3.0,
+    between: float = 2.4,
     rigid: bool = False,
     **shared: Any,
 ) -> np.ndarray:
@@ -37,6 +40,7 @@ def panels(
         tall: Height of a panel over its width.
         side: Inches right of the panels that are not theirs (a colour bar).
         lines: Lines of text above and below all panels together.
+        between: Lines of text above and below each row of panels.
         rigid: Keep the panels' shape where they are too tall, by a narrower figure.
         shared: ``sharex``, ``sharey``.
 
@@ -51,10 +55,10 @@ def panels(
     columns = min(count, columns)
     rows = -(-count // columns)
     width, line = plt.rcParams["figure.figsize"][0], plt.rcParams["font.size"] / 72 * 1.35
-    # 3.5 lines beside a panel are its tick labels, 2.4 above and below it its title and ticks.
+    # About 3.5 lines beside the panels are tick labels and the name of the y axis.
     panel = (width - side - 3.5 * line) / columns - 0.8 * line
     most = (0.45 if rows < 3 else 0.32) * width
-    height = rows * (min(panel * tall, most) + 2.4 * line) + lines * line
+    height = rows * (min(panel * tall, most) + between * line) + lines * line
     if rigid and panel * tall > most:
         width = max(0.6 * width, width - columns * (panel - most / tall))
     _, grid = plt.subplots(
@@ -200,3 +204,27 @@ def split(rows: pd.DataFrame) -> list[pd.DataFrame]:
 def thin(look: Arm) -> dict[str, Any]:
     """Return how the line of a single weight looks beside the mean of its arm."""
     return {"color": look.color, "linewidth": 0.5, "alpha": 0.45, "label": "_thin"}
+
+
+def heatmap(ax: Axes, values: np.ndarray, norm: Normalize) -> AxesImage:
+    """Draw an array in the theme's diverging colours, one square per value."""
+    image = ax.imshow(
+        values, cmap=theme.diverging(), norm=norm, interpolation="nearest", aspect="auto"
+    )
+    ax.set_box_aspect(values.shape[0] / values.shape[1])
+    ax.grid(visible=False)
+    ax.tick_params(length=0, which="both")
+    ax.spines[:].set_visible(False)
+    return image
+
+
+def colorbar(
+    image: AxesImage, axes: Sequence[Axes], label: str, *, extend: str = "neither"
+) -> Colorbar:
+    """Put one colour bar right of all panels."""
+    bar = axes[0].figure.colorbar(
+        image, ax=list(axes), pad=0.015, aspect=28, fraction=0.05, extend=extend
+    )
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+    return bar

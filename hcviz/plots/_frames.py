@@ -82,6 +82,7 @@ def metric(
         for tensor, part in keys.drop_duplicates().itertuples(index=False, name=None)
     }
     both = [names[pair] for pair in keys.itertuples(index=False, name=None)]
+    rows = rows.reset_index(drop=True)  # frames put together by concat repeat their index
     return rows.assign(kind=[k for k, _ in both], weight=[w for _, w in both])
 
 
@@ -137,8 +138,14 @@ def short(weight: str) -> str:
     return what + (f", layer {layer}" if layer is not None else "")
 
 
+def matrices(rows: pd.DataFrame) -> pd.DataFrame:
+    """Leave out gains and biases: vectors that start near one or zero say little about copies."""
+    kept = rows[(rows["kind"] != "norm") & ~rows["tensor"].astype(str).str.endswith("bias")]
+    return rows if kept.empty else kept
+
+
 def matching(rows: pd.DataFrame, tensors: str | Iterable[str] | None) -> pd.DataFrame:
-    """Keep the rows of some tensors, each asked for by its full name or its kind.
+    """Keep the rows of some tensors, in the order asked, each by its full name or its kind.
 
     Raises:
         HcvizError: If one of them matches nothing.
@@ -148,4 +155,6 @@ def matching(rows: pd.DataFrame, tensors: str | Iterable[str] | None) -> pd.Data
     asked = [tensors] if isinstance(tensors, str) else list(tensors)
     there = [*rows["kind"].unique(), *rows["tensor"].unique()]
     choose(there, asked, "tensor or kind")
-    return rows[rows["tensor"].isin(asked) | rows["kind"].isin(asked)]
+    found = [rows[(rows["tensor"] == one) | (rows["kind"] == one)] for one in asked]
+    together = pd.concat(found)
+    return together[~together.index.duplicated()]

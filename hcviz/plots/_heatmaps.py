@@ -7,9 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Normalize
-from matplotlib.image import AxesImage
 
 from hcviz import theme
 from hcviz.errors import HcvizError
@@ -96,17 +94,8 @@ def antisymmetric(
         >>> float(antisymmetric(np.ones((2, 4)), 1, 2)[0].images[0].get_array().max())
         0.0
     """
-    if along not in ("read", "written"):
-        raise HcvizError(f"along={along!r} is no side of a matrix; choose 'read' or 'written'.")
     grids, note = _grids(matrix, n_written, n_read, corner)
-    side = 1 if along == "read" else 0
-    shape = next(iter(grids.values())).shape
-    if shape[side] < 2:
-        raise HcvizError(
-            f"A grid of {shape[0]} x {shape[1]} blocks has one copy along the {along} side, so "
-            f"there is nothing to tell apart; try along={'written' if side else 'read'!r}."
-        )
-    parts = {step: grid - grid.mean(axis=side, keepdims=True) for step, grid in grids.items()}
+    parts = _apart(grids, along)
     finer = "All exactly 0: locked."
     if any(part.any() for part in parts.values()):
         times = _reach(grids) / _reach(parts)
@@ -117,9 +106,16 @@ def antisymmetric(
 
 
 def matrix_frame(
-    matrix: Any, n_written: int | None = None, n_read: int | None = None, *, corner: int | None = 24
+    matrix: Any,
+    n_written: int | None = None,
+    n_read: int | None = None,
+    *,
+    corner: int | None = 24,
+    along: str | None = None,
 ) -> pd.DataFrame:
     """Return what :func:`blocks` draws as a tidy frame, for ``save(data=...)``.
+
+    With ``along`` it is what :func:`antisymmetric` draws.
 
     Returns:
         Columns step, written, read (copy, from 0), row, col (inside the block), value.
@@ -132,12 +128,27 @@ def matrix_frame(
         (4, 6)
     """
     grids, _ = _grids(matrix, n_written, n_read, corner)
+    grids = grids if along is None else _apart(grids, along)
     frames = []
     for step, grid in grids.items():
         index = dict(zip(("written", "read", "row", "col"), np.indices(grid.shape), strict=True))
         columns = {key: values.ravel() for key, values in index.items()}
         frames.append(pd.DataFrame({"step": step, **columns, "value": grid.ravel()}))
     return pd.concat(frames, ignore_index=True)
+
+
+def _apart(grids: Mapping[Any, np.ndarray], along: str) -> dict[Any, np.ndarray]:
+    """Return every block minus the mean of its copies along one side."""
+    if along not in ("read", "written"):
+        raise HcvizError(f"along={along!r} is no side of a matrix; choose 'read' or 'written'.")
+    side = 1 if along == "read" else 0
+    shape = next(iter(grids.values())).shape
+    if shape[side] < 2:
+        raise HcvizError(
+            f"A grid of {shape[0]} x {shape[1]} blocks has one copy along the {along} side, so "
+            f"there is nothing to tell apart; try along={'written' if side else 'read'!r}."
+        )
+    return {step: grid - grid.mean(axis=side, keepdims=True) for step, grid in grids.items()}
 
 
 def _grids(
@@ -191,7 +202,7 @@ def _maps(grids: Mapping, ax: Any, title: str, note: str, label: str) -> np.ndar
     most = _reach(grids)
     for (step, grid), panel in zip(grids.items(), axes, strict=True):
         whole = grid.transpose(0, 2, 1, 3).reshape(n_written * rows, n_read * columns)
-        image = heatmap(panel, whole, Normalize(-most, most))
+        image = _axes.heatmap(panel, whole, Normalize(-most, most))
         for edge in range(1, n_written):
             panel.axhline(edge * rows - 0.5, color="white", linewidth=2.2, label="_block")
         for edge in range(1, n_read):
@@ -210,7 +221,7 @@ def _maps(grids: Mapping, ax: Any, title: str, note: str, label: str) -> np.ndar
         panel.set_xlabel("inputs read")
     axes[0].set_ylabel("outputs written")
     clipped = any(np.abs(grid).max() > most for grid in grids.values())
-    colorbar(image, axes, label, extend="both" if clipped else "neither")
+    _axes.colorbar(image, axes, label, extend="both" if clipped else "neither")
     _axes.titles(axes, title, note.strip(), own=ax is None)
     return axes
 
@@ -219,27 +230,3 @@ def _copies(count: int, panels: int) -> list[str]:
     """Name the copies along one side, shortly where there is little room."""
     word = "copy " if count * min(panels, 5) <= 10 else ""
     return [f"{word}{i + 1}" for i in range(count)]
-
-
-def heatmap(ax: Axes, values: np.ndarray, norm: Normalize) -> AxesImage:
-    """Draw an array in the theme's diverging colours, one square per value."""
-    image = ax.imshow(
-        values, cmap=theme.diverging(), norm=norm, interpolation="nearest", aspect="auto"
-    )
-    ax.set_box_aspect(values.shape[0] / values.shape[1])
-    ax.grid(visible=False)
-    ax.tick_params(length=0, which="both")
-    ax.spines[:].set_visible(False)
-    return image
-
-
-def colorbar(
-    image: AxesImage, axes: Sequence[Axes], label: str, *, extend: str = "neither"
-) -> Colorbar:
-    """Put one colour bar right of all panels."""
-    bar = axes[0].figure.colorbar(
-        image, ax=list(axes), pad=0.015, aspect=22, fraction=0.05, extend=extend
-    )
-    bar.set_label(label)
-    bar.outline.set_visible(False)
-    return bar

@@ -11,7 +11,6 @@ from matplotlib.colors import Normalize
 from hcviz import theme
 from hcviz.errors import HcvizError
 from hcviz.plots import _axes, _frames
-from hcviz.plots._heatmaps import colorbar, heatmap
 
 ARROW, MINUS = "\N{RIGHTWARDS ARROW}", "\N{MINUS SIGN}"
 
@@ -73,7 +72,7 @@ def pairs(
     line = plt.rcParams["font.size"] / 72
     count = len(names) * len(steps)
     axes = _axes.panels(
-        count, ax, columns=len(steps), tall=1.0, side=6 * line, lines=3.5, rigid=True
+        count, ax, columns=len(steps), tall=1.0, side=6 * line, lines=6, between=0.3, rigid=True
     )
     grid = axes.reshape(len(names), len(steps))
     norm = Normalize(-1, 1)
@@ -81,7 +80,7 @@ def pairs(
         here = rows[(rows[hue] == names[i]) & (rows["step"] == steps[j])]
         square = here.pivot_table(index="row", columns="col", values="value", aggfunc="mean")
         square = square.reindex(index=range(blocks), columns=range(blocks)).to_numpy()
-        image = heatmap(panel, square, norm)
+        image = _axes.heatmap(panel, square, norm)
         if blocks <= 6:
             _numbers(panel, square, norm, blocks * len(steps))
         few = blocks * len(steps) <= 30
@@ -97,7 +96,7 @@ def pairs(
             panel.set_title(f"step {steps[j]:,}")
         if j == 0:
             panel.set_ylabel(names[i], fontweight="bold")
-    colorbar(image, axes, "cosine of two blocks")
+    _axes.colorbar(image, axes, "cosine of two blocks")
     many = rows["weight"].nunique()
     what = (
         _frames.short(rows["weight"].iloc[0])

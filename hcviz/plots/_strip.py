@@ -21,7 +21,7 @@ class Strip:
         ax: The axes; ``finish`` makes its y axis logarithmic.
         arms: Name -> the values of its curves; those at or under ``floor`` go to its lane.
         others: Further values that the axis has to reach (thin lines).
-        floor: What counts as zero; 0 means exact zeros only.
+        floor: Values at or under it count as zero; 0 means exact zeros only.
         top: Upper end of the data.
     """
 
@@ -38,7 +38,8 @@ class Strip:
         positive = values[values > floor]
         lowest = positive.min() if len(positive) else top
         # At least two decades, so that a nearly flat line is not blown up.
-        self.edge = floor or 10.0 ** np.floor(min(np.log10(lowest) - 0.15, np.log10(top) - 2))
+        edge = 10.0 ** np.floor(min(np.log10(lowest) - 0.15, np.log10(top) - 2))
+        self.edge = max(edge, floor)
         self.ax, self.floor, self.top = ax, floor, top
         resting = [name for name, v in arms.items() if (np.asarray(v, dtype=float) <= floor).any()]
         self.depth = (0.13 + 0.055 * len(resting)) * np.log10(top / self.edge)

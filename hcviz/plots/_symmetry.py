@@ -32,7 +32,7 @@ def ledger(
     Args:
         frame: Rows of the metric ``ledger``: ``hue``, step, tensor, axis, metric, value (0 to 1).
         hue: Column that tells the arms.
-        tensors: Names or kinds of weights to draw; None draws all.
+        tensors: Names or kinds of weights to draw; None draws all matrices (no gains, no biases).
         ax: As many axes as there are axes in the frame; None makes a figure.
         title: Title of the figure, where ``ax`` is None.
 
@@ -49,6 +49,7 @@ def ledger(
         'N: FFN neurons'
     """
     rows = _frames.matching(_frames.metric(frame, "ledger", ["axis"], hue), tensors)
+    rows = _frames.matrices(rows) if tensors is None else rows
     low, high = rows["value"].min(), rows["value"].max()
     if low < 0 or high > 1 + 1e-9:
         raise HcvizError(f"A share lies between 0 and 1; the ledger holds {low:g} to {high:g}.")
