@@ -135,6 +135,8 @@ def pretrain(
         )
         for at, folder in folders.items():
             write_source(folder, name, run, at, tokenizer, judge, overwrite=overwrite)
+    if out.parent == data_folder() / "sources":
+        write_text(out.parent / "README.md", overview(out.parent))
     return out
 
 
@@ -249,3 +251,36 @@ def _readme(facts: dict[str, Any]) -> Iterator[str]:
     yield f"Sampled at temperature 0.7 after *{PROMPT}*:\n"
     yield from (f"> {line}  " for line in facts["sample"].splitlines())
     yield ""
+
+
+def overview(folder: str | Path) -> str:
+    """Return a README that lists the sources in a folder, from their ``source.json``."""
+    rows = []
+    for path in Path(folder).glob("*/source.json"):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        base, _, step = path.parent.name.partition("-step-")
+        rows.append((list(SOURCES).index(base), facts["steps"], path.parent.name, step, facts))
+    lines = [
+        "# Source models",
+        "",
+        "Small language models, trained from random weights on the American Standard and King",
+        "James Versions; each folder's README tells how. The loss is that of 60 held-out chapters",
+        "of the American Standard Version.",
+        "",
+        "| load | class | parameters | tokens | nats/token | bits/byte | made by |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for _, _, name, step, facts in sorted(rows, key=lambda row: row[:2]):
+        spec = f"{name.partition('-step-')[0]}@{step}" if step else name
+        lines.append(
+            f"| [`nano:{spec}`]({name}/README.md) | {facts['class']} | {facts['parameters']:,} "
+            f"| {facts['tokens']:,} | {facts['heldout_asv_nats_per_token']:.3f} "
+            f"| {facts['heldout_asv_bits_per_byte']:.3f} | `{facts['command']}` |"
+        )
+    lines += [
+        "",
+        "They share the byte-level BPE tokenizer in `tokenizer/` (2,048 tokens), trained on the",
+        "training chapters; the first `hcviz pretrain` makes it if it is missing.",
+        "",
+    ]
+    return "\n".join(lines)

@@ -71,7 +71,7 @@ _WIDTH = {"hidden_size": 128, "num_attention_heads": 4}
 SOURCES: dict[str, Recipe] = {
     "gpt-neox": Recipe("gpt_neox", _neox(128), steps=2400, keep=(300, 600, 1200)),
     "gpt-neox-half": Recipe("gpt_neox", _neox(64), steps=1500, lr=4e-3),
-    "gpt-neox-double": Recipe("gpt_neox", _neox(256), steps=1500, lr=2e-3),
+    "gpt-neox-double": Recipe("gpt_neox", _neox(256), steps=1800, lr=2e-3),
     "opt": Recipe(
         "opt",
         {
@@ -84,7 +84,7 @@ SOURCES: dict[str, Recipe] = {
             "attention_dropout": 0.0,
             "tie_word_embeddings": True,
         },
-        steps=1200,
+        steps=2400,
     ),
     "olmo": Recipe(
         "olmo",

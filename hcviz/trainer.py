@@ -15,14 +15,9 @@ from transformers import Trainer, TrainerCallback
 from hcviz.errors import HcvizError
 from hcviz.schedule import SCHEDULES
 
-RESUME_FILES = (
-    "optimizer.pt",
-    "scheduler.pt",
-    "scaler.pt",
-    "rng_state*.pth",
-    "optimizer.bin",
-    "optimizer_*",
-)
+OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")
+"""One process, FSDP whole, FSDP in shards, DeepSpeed."""
+RESUME_FILES = (*OPTIMIZER_FILES, "scheduler.pt", "scaler.pt", "rng_state*.pth")
 
 
 class SnapshotTrainer(Trainer):
@@ -204,7 +199,5 @@ def whole_checkpoints(out: Path) -> Iterator[Path]:
             json.loads((folder / "trainer_state.json").read_text())
         except (OSError, ValueError):
             continue
-        if any(
-            (folder / name).exists() for name in ("optimizer.pt", "optimizer.bin", "optimizer_0")
-        ):
+        if any(next(folder.glob(pattern), None) for pattern in OPTIMIZER_FILES):
             yield folder

@@ -151,6 +151,13 @@ def test_the_text_is_the_one_they_were_trained_on(asv):
     assert set(both.heldout_groups) == set(asv.heldout_groups)
 
 
+def test_the_overview_is_that_of_the_folders():
+    folder = data_folder() / "sources"
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert text == pretraining.overview(folder)
+    assert all(f"`nano:{name}`" in text for name in NAMES)
+
+
 def test_data_stays_small():
     size = sum(path.stat().st_size for path in data_folder().rglob("*") if path.is_file())
     assert size < 60e6
