@@ -14,7 +14,7 @@ _ROOM = {
     "Report": "verifying",
     "layout": "layouts",
     "load": "sources",
-    "pretrain": "sources",
+    "pretrain": "pretraining",
     "train": "training",
     "Run": "runs",
     "measure": "metrics",

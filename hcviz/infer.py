@@ -13,6 +13,8 @@ from hcviz.errors import CloneError
 from hcviz.widths import Widths, resized, shrunk, widths
 
 ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+ROUTER = re.compile(r"router|gate\b|topk", re.IGNORECASE)
+DOWN = re.compile(r"down|w2|output|proj_out", re.IGNORECASE)
 FUSED_NAMES = {3: "qkv", 2: "gate/up"}
 
 
@@ -65,35 +67,33 @@ def infer(config, model_class, fusing: Fusing) -> dict[str, TensorAxes]:
     probes = _probes(config, model_class, names)
     coupled = not any(probes["heads"].values())
     outputs = _attention_outputs(base)
-    roles = {}
+    owners = {}
     for path, module in base.named_modules():
-        for name, _ in [
-            *module.named_parameters(recurse=False),
-            *module.named_buffers(recurse=False),
-        ]:
-            roles[f"{path}.{name}" if path else name] = (path, module)
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        owners.update({f"{path}.{leaf}".lstrip("."): (path, module) for leaf, _ in own})
     result = {}
     for name, tensor in names.items():
-        path, module = roles[name]
-        dim_roles = _roles(name, tensor, module)
+        path, module = owners[name]
+        growth = [
+            {probe: found[name][d] for probe, found in probes.items() if name in found}
+            for d in range(tensor.dim())
+        ]
+        roles = _roles(name, tensor, module, growth)
+        attends = f"{path.rpartition('.')[0]} {type(module).__name__}"
+        inside = coupled and ATTENTION.search(attends) is not None
         result[name] = tuple(
             Dim(
                 role,
                 _segments(
                     name=f"{name} (dimension {d} of {tuple(tensor.shape)})",
                     length=tensor.shape[d],
-                    growth={
-                        probe: found[name][d] for probe, found in probes.items() if name in found
-                    },
+                    growth=growth[d],
                     size=size,
                     fusing=fusing,
-                    heads=coupled
-                    and ATTENTION.search(f"{path.rpartition('.')[0]} {type(module).__name__}")
-                    is not None
-                    and (role == "read") == (path in outputs),
+                    heads=inside and (role == "read") == (path in outputs),
                 ),
             )
-            for d, role in enumerate(dim_roles)
+            for d, role in enumerate(roles)
         )
     return result
 
@@ -143,16 +143,31 @@ def _attention_outputs(model: nn.Module) -> set[str]:
     return set(last.values())
 
 
-def _roles(name: str, tensor: torch.Tensor, module: nn.Module) -> tuple[str, ...]:
-    """Tell which dimension of a tensor is written and which is read."""
+def _roles(name: str, tensor: torch.Tensor, module: nn.Module, growth) -> tuple[str, ...]:
+    """Tell which dimension of a tensor is written and which is read.
+
+    Modules of torch say it by their kind. Parameters that a family keeps by themselves (stacked experts,
+    routers, biases) say it by which axes they have, and by their name.
+    """
     if tensor.dim() == 1:
         return ("write",)
     if tensor.dim() == 2 and isinstance(module, Conv1D | nn.Embedding):
         return ("read", "write")
     if tensor.dim() == 2 and isinstance(module, nn.Linear):
         return ("write", "read")
-    if tensor.dim() == 0:
-        return ()
+    grows = [{probe for probe, step in found.items() if step} for found in growth]
+    growing = [d for d, probes in enumerate(grows) if probes]
+    leaf = name.rpartition(".")[2]
+    if len(growing) <= 1:
+        reads = ROUTER.search(f"{name} {type(module).__name__}") and "bias" not in leaf
+        return tuple("read" if reads and d in growing else "write" for d in range(tensor.dim()))
+    hidden = [d for d in growing if grows[d] == {"hidden"}]
+    if len(growing) == 2 and len(hidden) == 1:
+        backward = DOWN.search(leaf) is not None
+        return tuple(
+            "write" if d not in growing or (d == hidden[0]) == backward else "read"
+            for d in range(tensor.dim())
+        )
     raise CloneError(
         f"{name} of shape {tuple(tensor.shape)} belongs to a {type(module).__name__}; hcviz cannot tell "
         "which of its dimensions is written and which is read. This model cannot be widened yet."
