@@ -52,16 +52,16 @@ def test_loss_draws_every_arm_in_its_look():
 
 
 def test_loss_marks_the_level_where_the_source_starts():
-    ax = plots.loss(frames.history())
+    history = frames.history()
+    ax = plots.loss(history, against=None)
     assert line(ax, "_reference").get_ydata()[0] == pytest.approx(3.412)
     assert "source at start 3.41" in texts(ax)
-    ax = plots.loss(frames.history(), reference=3.0)
+    _, mine = plt.subplots()
+    ax = plots.loss(history, reference=3.0, ax=mine)
     assert line(ax, "_reference").get_ydata()[0] == 3.0
-    assert not [
-        one
-        for one in plots.loss(frames.history(), reference=None).lines
-        if "_ref" in one.get_label()
-    ]
+    _, mine = plt.subplots()
+    ax = plots.loss(history, reference=None, ax=mine)
+    assert not [one for one in ax.lines if "_reference" in one.get_label()]
 
 
 def test_loss_shows_near_arms_from_close_by_and_their_gap_to_the_source():
