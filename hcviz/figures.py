@@ -1,6 +1,7 @@
 """Draw the figures of a comparison from its runs, each with its data and its command."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,9 +14,6 @@ from hcviz.errors import HcvizError
 from hcviz.files import write_text
 from hcviz.metrics import measure
 from hcviz.runs import Run
-
-WEIGHTS = r"(?<!norm)\.weight$"
-"""Matrices: the norms' gains are vectors."""
 
 
 def draw(runs: Sequence[Run], out: str | Path, *, command: str, progress: bool = True) -> list[str]:
@@ -37,7 +35,11 @@ def draw(runs: Sequence[Run], out: str | Path, *, command: str, progress: bool =
             f"None of the runs ({names}) started from a clone, so there are no copies to draw."
         )
     out = Path(out)
-    frame = measure(clones, metrics=["cosine", "ledger"], tensors=r"weight$", progress=progress)
+    matrices = sorted(
+        {name for run in clones for name in run.names() if len(run.layout[name]) == 2}
+    )
+    exactly = [f"^{re.escape(name)}$" for name in matrices]
+    frame = measure(clones, metrics=["cosine", "ledger"], tensors=exactly, progress=progress)
     losses = history(runs)
     left = max(clones, key=lambda run: _last(frame, run))  # whose copies are furthest apart
     up, spectra = _tensors(left)
@@ -54,11 +56,15 @@ def draw(runs: Sequence[Run], out: str | Path, *, command: str, progress: bool =
     figures = {
         "loss": (plots.loss(losses), losses),
         "cosine": (plots.cosine(cosines, baseline=(-spread, spread)), cosines),
+        "cosine-log": (plots.cosine(cosines, log=True), cosines),
         "ledger": (plots.ledger(ledger), ledger),
         "pairs": (plots.pairs(pairs), pairs),
         "spectrum": (plots.spectrum(values, tensors=spectra), values),
         "blocks": (plots.blocks(grids, name=up), plots.matrix_frame(grids)),
-        "antisymmetric": (plots.antisymmetric(grids, name=up), plots.matrix_frame(grids)),
+        "antisymmetric": (
+            plots.antisymmetric(grids, name=up),
+            plots.matrix_frame(grids, along="read"),
+        ),
     }
     for name, (figure, data) in figures.items():
         plots.save(figure, out / name, data=data, command=command)

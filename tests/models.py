@@ -71,7 +71,7 @@ def config(name: str, **changes):
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Draw every parameter: matrices that keep the size of what they read, the rest spread by 0.3."""
+    """Draw every parameter: matrices keep the size of what they read, the rest spread by 0.3."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
@@ -119,7 +119,7 @@ def error(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def scale(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Return the least-squares factor from ``a`` to ``b``: a missing 1/n shows, unlike in argmax."""
+    """Return the least-squares factor from ``a`` to ``b``: it shows a missing 1/n, argmax not."""
     return ((a * b).sum() / (a * a).sum()).item()
 
 

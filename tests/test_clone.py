@@ -30,7 +30,7 @@ REST = {
     "x2 diagonal, ffn x1": {"hidden": 2, "ffn": 1, "expansion": "diagonal"},
     "x3 random": {"hidden": 3, "expansion": "random", "seed": 1},
 }
-"""Forms change how a tensor is filled and families which axes it has: four families see all of them."""
+"""Forms change how a tensor is filled and families which axes it has: four of them see all."""
 
 MATRIX = [
     pytest.param(name, call, id=f"{name} {label}")

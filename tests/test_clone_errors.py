@@ -70,7 +70,7 @@ def test_models_without_a_language_head_are_refused():
     ):
         with pytest.raises(hcviz.CloneError, match=f"{type(model).__name__} is none"):
             hcviz.clone(model)
-    with pytest.raises(hcviz.CloneError, match="T5Config.*encoder-decoder"):
+    with pytest.raises(hcviz.CloneError, match=r"T5Config.*encoder-decoder"):
         widths(t5)
 
 
@@ -89,7 +89,7 @@ def test_head_that_disagrees_with_its_configuration_is_named():
 
 def test_configuration_without_widths_is_named():
     config = MambaConfig(hidden_size=8)
-    with pytest.raises(hcviz.CloneError, match="MambaConfig.*num_attention_heads=None"):
+    with pytest.raises(hcviz.CloneError, match=r"MambaConfig.*num_attention_heads=None"):
         widths(config)
 
 

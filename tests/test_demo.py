@@ -59,7 +59,16 @@ def test_the_random_arm_is_seeded():
 
 def test_figures_come_with_data_and_command(drawn):
     out, _ = drawn
-    names = {"loss", "cosine", "ledger", "pairs", "spectrum", "blocks", "antisymmetric"}
+    names = {
+        "loss",
+        "cosine",
+        "cosine-log",
+        "ledger",
+        "pairs",
+        "spectrum",
+        "blocks",
+        "antisymmetric",
+    }
     assert {path.stem for path in out.glob("*.png")} == names
     for name in names:
         assert len(pd.read_csv(out / f"{name}.csv")) > 0

@@ -29,9 +29,14 @@ def test_folder_appears_whole(tmp_path):
 def test_failure_keeps_the_old_folder_and_leaves_no_scratch(tmp_path, error):
     out = tmp_path / "out"
     fill(out, "old")
-    with pytest.raises(error), fresh_folder(out, overwrite=True) as place:
-        (place / "a.txt").write_text("half")
-        raise error
+
+    def fail():
+        with fresh_folder(out, overwrite=True) as place:
+            (place / "a.txt").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
     assert (out / "a.txt").read_text() == "old"
     assert leftovers(tmp_path) == []
 

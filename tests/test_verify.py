@@ -160,7 +160,7 @@ def test_report_prints_and_gives_a_frame():
 
 
 def test_other_vocabulary_is_named():
-    with pytest.raises(hcviz.HcvizError, match="61 tokens and the clone's 67.*Pass the source"):
+    with pytest.raises(hcviz.HcvizError, match=r"61 tokens and the clone's 67.*Pass the source"):
         hcviz.verify(models.source("llama"), models.fresh("llama", vocab_size=67))
 
 
