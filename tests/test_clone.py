@@ -197,7 +197,7 @@ def test_attention_implementation_is_kept():
 
 
 class Draws(torch.utils._python_dispatch.TorchDispatchMode):
-    """Record the size of every random tensor that is really drawn, that is not on the meta device."""
+    """Record the size of every random tensor that is really drawn, not on the meta device."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Shares and noise: what the copies that are read add up to, how loud the noise is, what it rests on."""
+"""Shares and noise: what the copies that are read add up to, how loud noise is, what it rests on."""
 
 import math
 
@@ -92,7 +92,7 @@ def test_copies_that_are_read_add_up_to_the_source(
     blocks = grown(source, n, form, written=written, snr_db=snr_db, seed=seed, scale=scale)
     assert blocks.shape == (written, n, rows, cols)
     assert blocks.dtype == dtype
-    # equal shares are rounded once each, the others leave one rounding in all but float64's own sums
+    # equal shares are rounded once each, the others leave one (but float64 sums round too)
     sums = n if form == "symmetric" or dtype == torch.float64 else 1
     allowed = 2 * sums * rounding(blocks)
     assert (blocks.double().sum(1) - scale * source.double()).abs().max() <= allowed
