@@ -1,4 +1,4 @@
-"""A wide weight as a grid of source-shaped blocks: the axis map of one tensor, and views through it."""
+"""A wide weight as a grid of source-shaped blocks: the axis map of a tensor, and views by it."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ SYMMETRY = {"hidden": RESIDUAL, "kv_heads": HEADS, "group": HEADS, "ffn": NEURON
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of one dimension that one kind of units fills, from its outer to its inner level.
+    """A stretch of a dimension that one kind of units fills, from its outer to its inner level.
 
     The query rows of an attention with 2 key/value heads, 3 query heads each, of size 8, are
     ``(("kv_heads", 2), ("group", 3), (None, 8))``; a level named None never grows.
@@ -22,7 +22,7 @@ class Segment:
 
     levels: tuple[tuple[str | None, int], ...]
     part: str = ""
-    """What this stretch is inside a fused matrix: q, k, v, gate, up; empty where it is the whole."""
+    """What this stretch is inside a fused matrix: q, k, v, gate, up; empty if it is the whole."""
 
     @property
     def size(self) -> int:
@@ -101,8 +101,8 @@ def source_units(axes: TensorAxes, factors: Mapping[str, int]) -> TensorAxes:
 class Blocks:
     """One unfused piece of a wide tensor as a view, copies first.
 
-    ``view`` has the shape ``[*write_copies, *read_copies, *inner]``: the copies of the written units, the
-    copies of the units that are read, then the source's own levels, written ones first.
+    ``view`` has the shape ``[*write_copies, *read_copies, *inner]``: copies of written units,
+    copies of units that are read, then the source's own levels, written ones first.
     """
 
     part: str
@@ -114,16 +114,16 @@ class Blocks:
     rows: int
 
     def grid(self) -> torch.Tensor:
-        """Return ``[n_written, n_read, rows, cols]``; no copy where one level grows on either side."""
+        """Return ``[n_written, n_read, rows, cols]``; a view where one level grows a side."""
         copies = (math.prod(self.write_copies), math.prod(self.read_copies))
         return self.view.reshape(*copies, self.rows, -1)
 
 
 def pieces(wide: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -> Iterator[Blocks]:
-    """Yield each unfused piece of a wide tensor as :class:`Blocks`; writing to a view writes the tensor.
+    """Yield each unfused piece of a wide tensor as :class:`Blocks`; its view can be written to.
 
     Args:
-        wide: The wide tensor, of shape ``wide_shape(axes, factors)`` (with no factors: a source's tensor).
+        wide: A wide tensor, of shape ``wide_shape(axes, factors)`` (a source's: no factors).
         axes: Its axis map.
         factors: The factor of each axis; axes not named did not grow.
 
@@ -133,8 +133,8 @@ def pieces(wide: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -> 
     expected = wide_shape(axes, factors)
     if tuple(wide.shape) != expected:
         raise ValueError(
-            f"A tensor of shape {tuple(wide.shape)} does not fit the factors {dict(factors)}, which give "
-            f"{expected}. Pass the factors that the clone was made with."
+            f"A tensor of shape {tuple(wide.shape)} does not fit the factors {dict(factors)}, which "
+            f"give {expected}. Pass the factors that the clone was made with."
         )
     starts = [
         list(itertools.accumulate((s.wide_size(factors) for s in dim.segments), initial=0))
@@ -189,7 +189,7 @@ def grid(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -> 
     """Return a wide weight as a grid of source-shaped blocks.
 
     Args:
-        weight: A wide tensor whose units are not fused from several parts (see :func:`pieces` otherwise).
+        weight: A wide tensor that is not fused from several parts (see :func:`pieces` for those).
         axes: Its axis map, ``hcviz.layout(model)[name]``.
         factors: The factor of each axis.
 
@@ -200,7 +200,8 @@ def grid(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -> 
         ValueError: If the shapes do not fit, or the tensor is fused from several segments.
 
     Example:
-        >>> square = (Dim("write", (Segment((("ffn", 2),)),)), Dim("read", (Segment((("hidden", 2),)),)))
+        >>> rows = Dim("write", (Segment((("ffn", 2),)),))
+        >>> square = (rows, Dim("read", (Segment((("hidden", 2),)),)))
         >>> grid(torch.arange(16.0).view(4, 4), square, {"hidden": 2, "ffn": 2})[0, 1]
         tensor([[2., 3.],
                 [6., 7.]])

@@ -1,5 +1,6 @@
 """The command line: one function for each command, heavy imports inside them."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from tyro.conf import Positional, arg
 
 from hcviz.errors import HcvizError
 
+ATTENTION_OUTPUT = re.compile(r"(o_proj|out_proj|attention\.dense|attn\.c_proj)\.weight$")
+"""What a recording keeps: the smallest matrix that has copies on both sides."""
 Model = Positional[Annotated[str, arg(metavar="MODEL")]]
 Out = Positional[Annotated[Path, arg(metavar="OUT")]]
 Runs = Positional[Annotated[tuple[Path, ...], arg(metavar="RUN [RUN ...]")]]
@@ -221,7 +224,7 @@ def figures(runs: Runs, /, out: Path = Path("figures")) -> int:
 
     if not runs:
         raise HcvizError("Give at least one run folder, for example: hcviz figures runs/demo/*")
-    return _say(draw([Run(path) for path in runs], out, command=_command()), out)
+    return _say(draw([Run(path) for path in runs], out, command=_command()).findings, out)
 
 
 def demo(
@@ -229,7 +232,9 @@ def demo(
     out: Path = Path("runs/demo"),
     figures: Path = Path("figures"),
     steps: int = 100,
+    lr: float = 3e-4,
     seed: int = 0,
+    record: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     overwrite: bool = False,
 ) -> int:
     """Run the main job: clone a source, train five arms side by side, draw them, say what was seen.
@@ -243,14 +248,20 @@ def demo(
         out: Folder of the runs; whole ones are kept.
         figures: Folder of the figures.
         steps: Optimizer steps of every arm.
+        lr: Peak learning rate of every arm; the paper uses 1.5e-4 and 3e-4.
         seed: Seed of everything random.
-        overwrite: Train again what is there.
+        record: Also keep a small recording there, as the notebooks open it.
+        overwrite: Train again what is there, and replace the recording.
     """
     import hcviz
     from hcviz.demo import ARMS, run_arms, start_of
     from hcviz.figures import draw
+    from hcviz.files import check_free
+    from hcviz.recording import record as keep
     from hcviz.sources import load
 
+    if record:
+        check_free(record, overwrite=overwrite)
     small, _ = load(source)
     wide = start_of(ARMS["symmetric"], small, factor=2, seed=seed, source=source)
     print(f"{source}: {small.num_parameters():,} parameters, its clone {wide.num_parameters():,}")
@@ -258,8 +269,19 @@ def demo(
     print(report, end="\n\n")
     if not report.passed:
         return 1
-    runs = run_arms(source, out=out, steps=steps, seed=seed, overwrite=overwrite)
-    return _say(draw(runs, figures, command=_command()), figures)
+    runs = run_arms(source, out=out, steps=steps, lr=lr, seed=seed, overwrite=overwrite)
+    drawn = draw(runs, figures, command=_command())
+    if record:
+        tensors = [name for name in runs[0].names() if ATTENTION_OUTPUT.search(name)][-2:-1]
+        keep(
+            runs,
+            record,
+            tensors=tensors,
+            frame=drawn.frame,
+            command=_command(),
+            overwrite=overwrite,
+        )
+    return _say(drawn.findings, figures)
 
 
 def pretrain(

@@ -39,6 +39,7 @@ def run_arms(
     arms: Iterable[str] | None = None,
     factor: int = 2,
     steps: int = 100,
+    lr: float = 3e-4,
     seed: int = 0,
     overwrite: bool = False,
     progress: bool = True,
@@ -52,6 +53,7 @@ def run_arms(
         arms: Names from :data:`ARMS`; all if None.
         factor: Widens every axis.
         steps: Optimizer steps.
+        lr: Peak learning rate; the paper uses 1.5e-4 and 3e-4.
         seed: Seed of data order, noise, dropout and random weights.
         overwrite: Train again what is there.
         progress: Show progress bars.
@@ -81,6 +83,7 @@ def run_arms(
                 tokenizer=tokenizer,
                 dropout=ARMS[name].dropout,
                 steps=steps,
+                lr=lr,
                 seed=seed,
                 label=name,
                 source=source,

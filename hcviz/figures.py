@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,8 +17,18 @@ from hcviz.metrics import measure
 from hcviz.runs import Run
 
 
-def draw(runs: Sequence[Run], out: str | Path, *, command: str, progress: bool = True) -> list[str]:
-    """Measure runs, draw every figure that they allow, and return what was seen in words.
+@dataclass(frozen=True)
+class Drawn:
+    """What a comparison showed."""
+
+    findings: list[str]
+    """In words, with numbers of these runs."""
+    frame: pd.DataFrame
+    """Everything that was measured."""
+
+
+def draw(runs: Sequence[Run], out: str | Path, *, command: str, progress: bool = True) -> Drawn:
+    """Measure runs, draw every figure that they allow, and say what was seen.
 
     Args:
         runs: The arms of a comparison; at least one must have started from a clone.
@@ -71,7 +82,7 @@ def draw(runs: Sequence[Run], out: str | Path, *, command: str, progress: bool =
     plt.close("all")
     lines = findings(runs, ledger)
     write_text(out / "findings.txt", "\n".join([*lines, f"Made by: {command}"]) + "\n")
-    return lines
+    return Drawn(lines, pd.concat([frame, pairs, values], ignore_index=True))
 
 
 def _last(frame: pd.DataFrame, run: Run) -> float:

@@ -11,7 +11,7 @@ from hcviz.errors import HcvizError
 
 
 def data_folder() -> Path:
-    """Return the folder of the shipped data: ``$HCVIZ_DATA``, inside a wheel, or beside the package.
+    """Return the folder of the shipped data: ``$HCVIZ_DATA``, in a wheel, or beside the package.
 
     Raises:
         HcvizError: If none of the three exists.

@@ -1,4 +1,4 @@
-"""Read the axes of every tensor off the architecture: widen one axis on the meta device, compare shapes."""
+"""Read the axes of every tensor off the architecture: widen one axis at a time, compare shapes."""
 
 import re
 from collections.abc import Mapping
@@ -65,7 +65,7 @@ def infer(config, model_class, fusing: Fusing) -> dict[str, TensorAxes]:
     base = meta_model(config, model_class)
     names = tensors(base)
     probes = _probes(config, model_class, names)
-    coupled = not any(probes["heads"].values())
+    coupled = "query" not in probes
     outputs = _attention_outputs(base)
     owners = {}
     for path, module in base.named_modules():
@@ -99,11 +99,22 @@ def infer(config, model_class, fusing: Fusing) -> dict[str, TensorAxes]:
 
 
 def heads_follow_hidden(config, model_class) -> bool:
-    """Tell whether a family's head size is always hidden / heads, so that both grow together only."""
+    """Tell whether a family's head size is hidden / heads, so that both grow together only."""
     tiny = shrunk(config)
     small = tensors(meta_model(tiny, model_class))
     large = tensors(meta_model(resized(tiny, kv_heads=2), model_class))
-    return all(large[name].shape == tensor.shape for name, tensor in small.items())
+    return _coupled(
+        [
+            tuple(a - b for a, b in zip(large[name].shape, tensor.shape, strict=True))
+            for name, tensor in small.items()
+        ]
+    )
+
+
+def _coupled(steps) -> bool:
+    """Tell from what twice the heads do: nothing, or something shrinks with the head size."""
+    flat = [step for grown in steps for step in grown]
+    return not any(flat) or min(flat) < 0
 
 
 def _probes(config, model_class, names) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -122,11 +133,11 @@ def _probes(config, model_class, names) -> dict[str, dict[str, tuple[int, ...]]]
         return grown
 
     found = {"heads": growth(kv_heads=2)}
-    if found["heads"]:
+    if _coupled(found["heads"].values()):  # both can be told apart by their place only
+        found = {"hidden": growth(hidden=2, kv_heads=2)}
+    else:
         found["query"] = growth(group=2)
         found["hidden"] = growth(hidden=2)
-    else:  # the head size follows hidden / heads: both must grow together
-        found["hidden"] = growth(hidden=2, kv_heads=2)
     for field in widths(config).ffn:
         found[f"ffn:{field}"] = growth(ffn=2, only_ffn_field=field)
     empty = {name: (0,) * tensor.dim() for name, tensor in names.items()}
@@ -134,7 +145,7 @@ def _probes(config, model_class, names) -> dict[str, dict[str, tuple[int, ...]]]
 
 
 def _attention_outputs(model: nn.Module) -> set[str]:
-    """Return the paths of the projections that write an attention's result to the residual stream."""
+    """Return the paths of the projections that write an attention's result to the stream."""
     last = {}
     for path, module in model.named_modules():
         parent = path.rpartition(".")[0]
@@ -146,8 +157,8 @@ def _attention_outputs(model: nn.Module) -> set[str]:
 def _roles(name: str, tensor: torch.Tensor, module: nn.Module, growth) -> tuple[str, ...]:
     """Tell which dimension of a tensor is written and which is read.
 
-    Modules of torch say it by their kind. Parameters that a family keeps by themselves (stacked experts,
-    routers, biases) say it by which axes they have, and by their name.
+    Modules of torch say it by their kind. Parameters that a family keeps by themselves (stacked
+    experts, routers, biases) say it by which axes they have, and by their name.
     """
     if tensor.dim() == 1:
         return ("write",)
@@ -169,8 +180,9 @@ def _roles(name: str, tensor: torch.Tensor, module: nn.Module, growth) -> tuple[
             for d in range(tensor.dim())
         )
     raise CloneError(
-        f"{name} of shape {tuple(tensor.shape)} belongs to a {type(module).__name__}; hcviz cannot tell "
-        "which of its dimensions is written and which is read. This model cannot be widened yet."
+        f"{name} of shape {tuple(tensor.shape)} belongs to a {type(module).__name__}; hcviz cannot "
+        "tell which of its dimensions is written and which is read. This model cannot be widened "
+        "yet."
     )
 
 
@@ -182,7 +194,8 @@ def _segments(
     if not grown:
         return (Segment(((None, length),)),)
     if set(grown) == {"hidden"} and heads:
-        return (_head_segment(name, length, size, fusing, grouped=False),)
+        grouped = size.group > 1 and length == size.heads * size.head_dim
+        return (_head_segment(name, length, size, fusing, grouped=grouped),)
     if set(grown) == {"hidden"}:
         return (_pure(name, length, size.hidden, (("hidden", size.hidden),), fusing.ffn),)
     if len(grown) == 1 and next(iter(grown)).startswith("ffn:"):
@@ -216,7 +229,7 @@ def _pure(name: str, length: int, unit: int, levels, fusing: str) -> Segment:
 def _head_segment(
     name: str, length: int, size: Widths, fusing: Fusing, *, grouped: bool
 ) -> Segment:
-    """Return the levels of a dimension made of heads; ``grouped`` ones are query heads in groups."""
+    """Return the levels of a dimension made of heads; ``grouped`` means query heads in groups."""
     heads = size.heads if grouped else size.kv_heads
     levels = (
         (("kv_heads", size.kv_heads), ("group", size.group)) if grouped else (("kv_heads", heads),)

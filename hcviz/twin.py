@@ -16,8 +16,8 @@ from hcviz.precision import TrueFloat64
 from hcviz.widths import shrunk, widths
 
 TOLERANCE = 1e-9
-"""Largest relative logit error of a twin in true float64. Exact layouts stay below 1e-12; wrong ones
-are off by the size of the logits. The gap leaves room for what a model computes in float32."""
+"""Largest relative logit error of a twin in true float64. Exact layouts stay below 1e-12, and wrong
+ones are off by the size of the logits. The gap is for what a model computes in float32."""
 _PASSED: dict[str, Fusing] = {}
 
 

@@ -13,7 +13,7 @@ from hcviz import cli
 from tests import tiny
 
 OPTIONS = {
-    "demo": "source out figures steps seed overwrite",
+    "demo": "source out figures steps lr seed record overwrite",
     "clone": "hidden ffn heads kv-heads expansion snr-db seed tie dtype device overwrite "
     "keep-failed "
     "trust-remote-code",

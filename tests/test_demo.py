@@ -34,7 +34,7 @@ def runs(source):
 @pytest.fixture(scope="module")
 def drawn(runs):
     out = runs[0].path.parent.parent / "pictures"
-    return out, draw(runs, out, command="hcviz demo --steps 4", progress=False)
+    return out, draw(runs, out, command="hcviz demo --steps 4", progress=False).findings
 
 
 def test_arms_share_data_and_start_as_they_say(runs):
