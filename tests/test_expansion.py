@@ -1,4 +1,4 @@
-"""Shares and noise: what the copies that are read add up to, how loud noise is, what it rests on."""
+"""Shares and noise: what the copies that are read add up to, how loud noise is, what it needs."""
 
 import math
 
