@@ -29,6 +29,7 @@ class SnapshotTrainer(Trainer):
         self.warmup_steps = warmup_steps
         self.tokens_per_step = tokens_per_step
         self.started: float | None = None
+        self.use_cache = getattr(kwargs["model"].config, "use_cache", True)
         super().__init__(**kwargs)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
@@ -54,6 +55,15 @@ class SnapshotTrainer(Trainer):
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        """Save with the cache as it was; the Trainer turns it off while it trains."""
+        config = self.accelerator.unwrap_model(self.model).config
+        off, config.use_cache = config.use_cache, self.use_cache
+        try:
+            super().save_model(*args, **kwargs)
+        finally:
+            config.use_cache = off
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run one step; refuse to go on from a loss that is not a number."""

@@ -98,6 +98,7 @@ def test_checkpoints_load_with_stock_classes(run):
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert type(model).__name__ == "LlamaForCausalLM"
     assert AutoTokenizer.from_pretrained(folder).decode([0]) == "<|endoftext|>"
+    assert model.config.use_cache
     mode = (folder / "config.json").stat().st_mode
     assert (folder / "model.safetensors").stat().st_mode == mode
 
