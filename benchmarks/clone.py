@@ -2,8 +2,8 @@
 
     python benchmarks/clone.py --shape pythia-160m --runs 5
 
-Both sides run in turn in one process; the ratios are taken pair by pair. Peaks are of the whole process,
-measured in a child of its own. Nothing is downloaded: the source has the shape, not the weights.
+Both sides run in turn in one process; the ratios are taken pair by pair. The peak is that of a child
+process. Nothing is downloaded: the source has the shape of the model, not its weights.
 """
 
 import argparse
@@ -111,7 +111,7 @@ def main() -> None:
     axes, factors = layout(model), resolve_factors(model.config)
     tensors = [(n, p.data) for n, p in model.named_parameters()]
     inferring = seconds(layout, model)
-    hcviz.clone(model)  # the twin is checked once per configuration; the pairs below do not repeat it
+    hcviz.clone(model)  # checks the twin, once per configuration; the pairs do not repeat it
     pairs = []
     for _ in range(options.runs):
         pairs.append((seconds(hcviz.clone, model), seconds(limit, tensors, axes, factors)))

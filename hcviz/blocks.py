@@ -133,8 +133,8 @@ def pieces(wide: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -> 
     expected = wide_shape(axes, factors)
     if tuple(wide.shape) != expected:
         raise ValueError(
-            f"A tensor of shape {tuple(wide.shape)} does not fit the factors {dict(factors)}, which "
-            f"give {expected}. Pass the factors that the clone was made with."
+            f"A tensor of shape {tuple(wide.shape)} does not fit the factors {dict(factors)}, "
+            f"which give {expected}. Pass the factors that the clone was made with."
         )
     starts = [
         list(itertools.accumulate((s.wide_size(factors) for s in dim.segments), initial=0))

@@ -68,6 +68,11 @@ def clone(
             f"clone() widens a transformers model, and got {type(model).__name__}. "
             "Load it with AutoModelForCausalLM.from_pretrained(...) first."
         )
+    if model.device.type == "meta":
+        raise CloneError(
+            f"This {type(model).__name__} is on the meta device and has no weights to clone. "
+            "Load it with from_pretrained() onto a real device."
+        )
     if not model.can_generate() or model.config.is_encoder_decoder:
         raise CloneError(
             f"clone() widens causal language models, and {type(model).__name__} is none. "

@@ -151,7 +151,7 @@ def findings(runs: Sequence[Run], ledger: pd.DataFrame) -> list[str]:
         moves = ", ".join(f"{axis} {first[axis]:.2g} -> {last[axis]:.2g}" for axis in last.index)
         what = "left its copies behind" if (first == 0).all() else "never was locked"
         lines.append(
-            f"{run.name}: {what}. Share of the weights outside the symmetric part: {moves}."
+            f"{run.name}: {what}. Share of squared norm outside the symmetric part: {moves}."
         )
     ends = {run.name: _heldout(run) for run in runs}
     start = next((e.iloc[0] for n, e in ends.items() if n == "source" and len(e)), None)

@@ -95,6 +95,7 @@ def _replace(scratch: Path, path: Path) -> None:
 def write_text(path: str | Path, text: str) -> Path:
     """Write a text file by rename, so that a reader never sees half of it."""
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.parent / f".tmp-{path.name}-{uuid.uuid4().hex[:8]}"
     try:
         scratch.write_text(text, encoding="utf-8")

@@ -95,6 +95,9 @@ def grow(
     for name, buffer in wide.named_buffers():
         if name in kinds:
             _assign(wide, name, buffer.to(kinds[name]))
+    trains = {name for name, parameter in source.named_parameters() if parameter.requires_grad}
+    for name, parameter in wide.named_parameters():
+        parameter.requires_grad_(name in trains or name not in found)
     wide.to(source.device)
     wide.generation_config = copy.deepcopy(source.generation_config)
     return wide.eval()
@@ -174,7 +177,6 @@ def _assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)
     if leaf in module._parameters:
-        keep = module._parameters[leaf].requires_grad
-        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=keep)
+        module._parameters[leaf] = nn.Parameter(tensor)
     else:
         module._buffers[leaf] = tensor

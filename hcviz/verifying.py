@@ -107,6 +107,12 @@ def verify(
         >>> hcviz.verify(small.eval(), hcviz.clone(small)).passed
         True
     """
+    for model in (source, clone):
+        if not isinstance(model, PreTrainedModel):
+            raise TypeError(
+                f"verify() compares two transformers models, and got a {type(model).__name__}. "
+                "Load it with hcviz.load(...) first, which returns the model and its tokenizer."
+            )
     ids = _ids(source, clone, input_ids, seed)
     modes = [(module, module.training) for m in (source, clone) for module in m.modules()]
     source.eval(), clone.eval()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import tiny
 from safetensors.torch import load_file, save_file
 
 from hcviz import cli
-from tests import tiny
 
 OPTIONS = {
     "demo": "source out figures steps lr seed record overwrite",

@@ -4,11 +4,19 @@ import models
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, LlamaModel, MambaConfig, T5Config
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    LlamaForCausalLM,
+    LlamaModel,
+    MambaConfig,
+    T5Config,
+)
 from transformers import T5ForConditionalGeneration as T5
 
 import hcviz
 from hcviz.cloning import _reads_copies
+from hcviz.errors import CloneError
 from hcviz.widths import resolve_factors, widths
 
 
@@ -103,3 +111,23 @@ def test_noise_wants_something_that_is_read_twice():
     axes = hcviz.layout(models.config("llama"))
     assert _reads_copies(axes, {"ffn": 2})
     assert not _reads_copies({"model.norm.weight": axes["model.norm.weight"]}, {"hidden": 2})
+
+
+def test_a_model_without_weights_is_refused():
+    with torch.device("meta"):
+        empty = LlamaForCausalLM(models.config("llama"))
+    with pytest.raises(CloneError, match="meta device"):
+        hcviz.clone(empty)
+
+
+def test_verify_refuses_what_is_no_model():
+    with pytest.raises(TypeError, match="tuple"):
+        hcviz.verify(models.fresh("llama"), (1, 2))
+
+
+def test_frozen_parameters_stay_frozen():
+    small = models.fresh("llama")
+    small.model.embed_tokens.weight.requires_grad_(False)
+    wide = hcviz.clone(small)
+    frozen = [name for name, p in wide.named_parameters() if not p.requires_grad]
+    assert frozen == ["model.embed_tokens.weight"]

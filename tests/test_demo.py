@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 import torch
 
 import hcviz
@@ -12,7 +13,6 @@ from hcviz.demo import ARMS, findings, start_of
 from hcviz.errors import HcvizError
 from hcviz.figures import draw
 from hcviz.recording import record
-from tests import tiny
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ import io
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
 import hcviz
 from hcviz.errors import HcvizError
-from tests import tiny
 
 
 @pytest.fixture(scope="module")

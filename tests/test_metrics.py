@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import scipy.linalg
+import tiny
 import torch
 
 import hcviz
 from hcviz.blocks import Dim, Segment
 from hcviz.errors import HcvizError
 from hcviz.metrics import COLUMNS, METRICS
-from tests import tiny
 
 NR = (Dim("write", (Segment((("ffn", 2),)),)), Dim("read", (Segment((("hidden", 2),)),)))
 TWO = {"hidden": 2, "ffn": 2}
