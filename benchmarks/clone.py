@@ -2,7 +2,7 @@
 
     python benchmarks/clone.py --shape pythia-160m --runs 5
 
-Both sides run in turn in one process; the ratios are taken pair by pair. The peak is that of a child
+Both sides run in turn in one process; the ratios are taken pair by pair. The peak is of a child
 process. Nothing is downloaded: the source has the shape of the model, not its weights.
 """
 
