@@ -100,8 +100,8 @@ def load_corpus(
     Example:
         >>> from hcviz.sources import source_path
         >>> from transformers import AutoTokenizer
-        >>> corpus = load_corpus("asv",
-        tokenizer=AutoTokenizer.from_pretrained(source_path("opt")), context=128)
+        >>> tokenizer = AutoTokenizer.from_pretrained(source_path("opt"))
+        >>> corpus = load_corpus("asv", tokenizer=tokenizer, context=128)
         >>> corpus.train.shape[1], len(corpus.heldout_groups)
         (128, 60)
     """

@@ -56,8 +56,8 @@ def set_dropout(model: nn.Module, rate: float) -> int:
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
-        >>> config = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8,
-        num_hidden_layers=2, ...                      num_attention_heads=2)
+        >>> widths = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
+        >>> config = LlamaConfig(vocab_size=8, num_hidden_layers=2, **widths)
         >>> set_dropout(LlamaForCausalLM(config), 0.1)
         2
     """
