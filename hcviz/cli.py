@@ -201,7 +201,8 @@ def measure(
     )
     if out is None:
         shown = frame.groupby(["run", "metric", "axis", "step"], dropna=False)["value"].mean()
-        print(shown.unstack("step").to_string(float_format="{:.3g}".format, na_rep=""))
+        table = shown.unstack("step").reset_index()
+        print(table.to_string(index=False, float_format="{:.3g}".format, na_rep=""))
         return 0
     if out.suffix not in (".csv", ".parquet"):
         raise HcvizError(f"--out {out}: the table goes to a .csv or a .parquet file.")

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
 from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
@@ -142,6 +143,9 @@ def themed(draw: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(draw)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        # A notebook's backend switches interactive mode on when it is loaded by the first figure.
+        # Loaded inside the theme, that would be undone with it, and no further figure would show.
+        plt.draw_if_interactive()
         with style(), palette(), context(_active.get()):
             return draw(*args, **kwargs)
 

@@ -23,7 +23,7 @@ OPTIONS = {
     "measure": "metrics tensors steps out",
     "figures": "out",
     "pretrain": "out overwrite",
-    "lab": "browser no-browser",
+    "lab": "no-browser",
 }
 """The options of every command. A new one is a decision: write it here."""
 
@@ -55,7 +55,7 @@ def test_help_explains_every_option_and_none_is_new(hcviz, command):
     code, out, _ = hcviz(command, "--help")
     assert code == 0
     options = re.findall(
-        r"--([a-z][a-z-]+)", re.sub(r"\([^)]*\)", "", out.partition("options ─")[2])
+        r"--([a-z][a-z-]+)", re.sub(r"\([^)]*\)", "", out.partition(" options ")[2])
     )
     assert set(options) - {"help", "nproc"} == set(OPTIONS[command].split())
     assert len(out.splitlines()) > 10
