@@ -106,7 +106,7 @@ def pretrain(
     shared = data_folder() / "sources" / "tokenizer"
     if not (shared / "tokenizer.json").is_file():
         with fresh_folder(shared, overwrite=True) as folder:
-            train_tokenizer(recipe.corpus).save_pretrained(folder)
+            _save_tokenizer(train_tokenizer(recipe.corpus), folder)
     tokenizer = AutoTokenizer.from_pretrained(shared)
     corpus = load_corpus(recipe.corpus, tokenizer=tokenizer, context=CONTEXT)
     judge = load_corpus("asv", tokenizer=tokenizer, context=CONTEXT)
@@ -214,10 +214,18 @@ def write_source(
     }
     with fresh_folder(folder, overwrite=overwrite) as scratch, quiet():
         model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
+        _save_tokenizer(tokenizer, scratch)
         open_to_readers(scratch)
         write_text(scratch / "source.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
         write_text(scratch / "README.md", "\n".join(_readme(facts)))
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Save a tokenizer without the indentation that makes up most of its file."""
+    tokenizer.save_pretrained(folder)
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    write_text(folder / "tokenizer.json", text + "\n")
 
 
 def _readme(facts: dict[str, Any]) -> Iterator[str]:
