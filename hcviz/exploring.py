@@ -34,7 +34,7 @@ class View(widgets.VBox):
         self.arm = widgets.Dropdown(options=list(self.runs), description="arm")
         self.tensor = widgets.Dropdown(description="tensor", layout={"width": "30em"})
         self.slider = widgets.SelectionSlider(
-            options=[0], description="step", continuous_update=True, layout={"width": "30em"}
+            options=[-1], description="step", continuous_update=True, layout={"width": "30em"}
         )
         self.play = widgets.Play(interval=600, description="play")
         self.picture = widgets.Image(
@@ -99,7 +99,8 @@ class _Canvas:
         with theme.style(), mpl.rc_context({"font.size": 10}):
             self.figure = Figure(figsize=(11, 4), layout="constrained")
             self.canvas = FigureCanvasAgg(self.figure)
-            left, middle, right = self.figure.subplots(1, 3)
+            self.figure.get_layout_engine().set(wspace=0.08)
+            left, middle, right = self.figure.subplots(1, 3, width_ratios=[1, 1, 0.8])
             plots.blocks(grid, ax=[left], corner=CORNER)
             plots.antisymmetric(grid, ax=[middle], corner=CORNER, along=_along(grid))
             left.set_title("the weight", loc="left")
@@ -111,7 +112,7 @@ class _Canvas:
             right.set_title("cosine of the copies", loc="left")
             self.images = (left.images[0], middle.images[0])
             self.cursor = right.axvline(run.steps[-1], color=theme.MUTED, linestyle="--")
-            self.label = right.annotate("", (0.04, 0.06), xycoords="axes fraction")
+            self.label = right.annotate("", (0.08, 0.06), xycoords="axes fraction")
             self.moving = [*self.images, *left.lines, *middle.lines, self.cursor, self.label]
             for artist in self.moving:
                 artist.set_animated(True)
