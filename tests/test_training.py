@@ -1,4 +1,4 @@
-"""hcviz.training and the rooms it is made of: schedule, trainer, dropout, record, arguments."""
+"""hcviz.training and the rooms it is made of: trainer, record, arguments."""
 
 import json
 import math
@@ -10,16 +10,13 @@ import sys
 import pytest
 import tiny
 import torch
-from torch import nn
 
 from hcviz.corpus import load_corpus
-from hcviz.dropout import set_dropout
 from hcviz.errors import HcvizError
 from hcviz.runs import Run
-from hcviz.schedule import BlockOrder, snapshot_steps
+from hcviz.schedule import BlockOrder
 from hcviz.training import train
 
-FAMILIES = tuple(tiny.SHAPES)
 SHORT = {"steps": 6, "snapshots": [2, 4], "batch_size": 4, "lr": 1e-2, "progress": False}
 
 
@@ -167,25 +164,6 @@ def test_every_arm_sees_the_same_batches(corpus, tmp_path):
     assert batches["small"].shape == (3, 4, 16)
     assert torch.equal(batches["small"], batches["wide"])
     assert not torch.equal(batches["small"], batches["other"])
-
-
-def test_an_epoch_shows_every_block_once():
-    blocks = torch.arange(10)[:, None]
-    order = BlockOrder(blocks, count=25, seed=3)
-    seen = [int(order[i]["input_ids"]) for i in range(25)]
-    assert sorted(seen[:10]) == sorted(seen[10:20]) == list(range(10))
-    assert seen[:10] != seen[10:20]
-    assert [int(item["input_ids"]) for item in BlockOrder(blocks, count=4)] == [0, 3, 6, 9]
-
-
-@pytest.mark.parametrize(
-    ("steps", "count"), [(120, 12), (1, 2), (9, 2), (3, 9), (2000, 20), (11, 12)]
-)
-def test_snapshots_are_log_spaced(steps, count):
-    at = snapshot_steps(steps, count)
-    assert len(at) == min(count, steps + 1)
-    assert (at[0], at[-1]) == (0, steps)
-    assert at == sorted(set(at))
 
 
 def test_two_processes_do_the_work_of_one(run, corpus, tmp_path):
@@ -407,29 +385,6 @@ def test_the_listener_gets_every_row(corpus, tmp_path):
     assert [row["step"] for row in rows if "eval_loss" in row] == [0, 2, 3, 4, 6]
 
 
-# dropout
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_dropout_reaches_the_live_model(family):
-    model = tiny.model(family).train()
-    ids = torch.arange(64).reshape(2, 32)
-    with torch.no_grad():
-        assert torch.equal(model(ids).logits, model(ids).logits)
-        assert set_dropout(model, 0.5) >= model.config.num_hidden_layers
-        assert not torch.equal(model(ids).logits, model(ids).logits)
-        model.eval()
-        assert torch.equal(model(ids).logits, model(ids).logits)
-    assert model.config.attention_dropout == 0.5
-
-
-@pytest.mark.parametrize(
-    ("family", "places"), [("gpt_neox", 7), ("opt", 5), ("olmo", 2), ("llama", 2)]
-)
-def test_dropout_counts_its_places(family, places):
-    assert set_dropout(tiny.model(family), 0.1) == places
-
-
 def test_dropout_is_kept_with_the_checkpoint(corpus, tmp_path):
     options = {**SHORT, "steps": 1, "snapshots": 2}
     run = train(tiny.model("opt"), out=tmp_path / "r", corpus=corpus, dropout=0.25, **options)
@@ -440,11 +395,3 @@ def test_dropout_is_kept_with_the_checkpoint(corpus, tmp_path):
         0.0,
     )
     assert run.model().model.decoder.layers[0].dropout == 0.25
-
-
-def test_a_model_that_cannot_drop_is_named():
-    class Plain(nn.Module):
-        config = tiny.model().config
-
-    with pytest.raises(HcvizError, match="Plain has nothing that can drop"):
-        set_dropout(Plain(), 0.1)
