@@ -63,7 +63,7 @@ def clone(
         trust_remote_code: Run code that comes with the model.
     """
     import hcviz
-    from hcviz.files import check_free, check_space, fresh_folder
+    from hcviz.files import check_free, check_space, fresh_folder, open_to_readers
     from hcviz.quiet import quiet
     from hcviz.sources import load
 
@@ -85,6 +85,7 @@ def clone(
     with fresh_folder(out, overwrite=overwrite) as folder, quiet():
         wide.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        open_to_readers(folder)
     print(f"{model.num_parameters():,} -> {wide.num_parameters():,} parameters, saved in {out}")
     return 0
 
@@ -232,7 +233,7 @@ def demo(
     source: str = "nano:gpt-neox",
     out: Path = Path("runs/demo"),
     figures: Path = Path("figures"),
-    steps: int = 100,
+    steps: int = 80,
     lr: float = 3e-4,
     seed: int = 0,
     record: Annotated[Path | None, arg(metavar="FOLDER")] = None,

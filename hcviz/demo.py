@@ -38,7 +38,7 @@ def run_arms(
     out: str | Path = "runs/demo",
     arms: Iterable[str] | None = None,
     factor: int = 2,
-    steps: int = 100,
+    steps: int = 80,
     lr: float = 3e-4,
     seed: int = 0,
     overwrite: bool = False,
@@ -148,7 +148,12 @@ def findings(runs: Sequence[Run], ledger: pd.DataFrame) -> list[str]:
                 "bit-identical."
             )
             continue
-        moves = ", ".join(f"{axis} {first[axis]:.2g} -> {last[axis]:.2g}" for axis in last.index)
+        moves = ", ".join(
+            f"{axis} {first[axis]:.2g} -> {last[axis]:.2g}"
+            if last[axis]
+            else f"{axis} still locked"
+            for axis in last.index
+        )
         what = "left its copies behind" if (first == 0).all() else "never was locked"
         lines.append(
             f"{run.name}: {what}. Share of squared norm outside the symmetric part: {moves}."

@@ -92,6 +92,12 @@ def _replace(scratch: Path, path: Path) -> None:
     shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
+def open_to_readers(folder: Path) -> None:
+    """Give weights the access rights of the files beside them, not the owner's alone."""
+    for path in folder.glob("*.safetensors"):
+        path.chmod((folder / "config.json").stat().st_mode)
+
+
 def write_text(path: str | Path, text: str) -> Path:
     """Write a text file by rename, so that a reader never sees half of it."""
     path = Path(path)

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback
 
 from hcviz.errors import HcvizError
+from hcviz.files import open_to_readers
 from hcviz.schedule import SCHEDULES
 
 OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")
@@ -181,12 +182,6 @@ class Bar(TrainerCallback):
         """Close the bar, also after an error."""
         if hasattr(self, "bar"):
             self.bar.close()
-
-
-def open_to_readers(folder: Path) -> None:
-    """Give weights the access rights of the files beside them, not the owner's alone."""
-    for path in folder.glob("*.safetensors"):
-        path.chmod((folder / "config.json").stat().st_mode)
 
 
 def drop_resume_files(folder: Path) -> None:

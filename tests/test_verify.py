@@ -8,7 +8,7 @@ import hcviz
 from hcviz import verifying
 from hcviz.verifying import Check, kl, relative, scale_ratio, top1
 
-CACHE, PADDING = "step by step with KV cache", "with left padding"
+CACHE, PADDING = "greedy generation with KV cache", "with left padding"
 
 
 def pair(name="llama", dtype=torch.float32, **call):
