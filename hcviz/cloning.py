@@ -102,7 +102,7 @@ def clone(
             "so there is "
             "nothing that noise could cancel over. Grow hidden, ffn or heads, or use 'symmetric'."
         )
-    wide = grow(model, axes, factors, form, tie)
+    wide = grow(model, axes, factors, form, tie, fusing.embed_power)
     if tie == "keep" and ties(model) and not ties(wide):
         warnings.warn(
             f"{type(model).__name__} has no gain in its final norm that could take the tied head's "

@@ -40,6 +40,7 @@ def grow(
     factors: Mapping[str, int],
     form: Expansion,
     tie: str,
+    embed_power: float | None = None,
 ) -> PreTrainedModel:
     """Build the wide model around the widened tensors; nothing of its size is initialised.
 
@@ -49,6 +50,8 @@ def grow(
         factors: The factor of each axis.
         form: The expansion.
         tie: ``keep`` or ``untie``.
+        embed_power: The model multiplies its embeddings by ``hidden_size ** embed_power``; None:
+            as its family does.
 
     Raises:
         CloneError: Naming the first tensor whose widened shape is not what the wide model wants.
@@ -56,7 +59,7 @@ def grow(
     config = resized(source.config, **factors)
     config.hcviz = recipe(factors, form, source.config)
     found = tensors(source)
-    scales, head = _scales(source, axes, factors, tie)
+    scales, head = _scales(source, axes, factors, tie, embed_power)
     odd = sorted(found.keys() ^ axes.keys())
     if odd and head is None:
         raise CloneError(
@@ -110,7 +113,7 @@ def _widened(name, tensor, axes, factors, form, scales) -> torch.Tensor:
     return wide + (scale - 1) * offset if offset and scale != 1 else wide
 
 
-def _scales(source, axes, factors, tie):
+def _scales(source, axes, factors, tie, embed_power):
     """Return the folded constants ``{name: (scale, offset of the gain)}`` and an untied head.
 
     A model that multiplies embeddings by hidden**p gets them divided by n**p. A tied head reads n
@@ -123,9 +126,11 @@ def _scales(source, axes, factors, tie):
     reads_hidden = any(s.axes() == ("hidden",) for dim in axes[embed_name] for s in dim.segments)
     if n == 1 or not reads_hidden:
         return {}, _untied(source) if tie == "untie" and ties(source) else None
-    multiplier = [_multiplier(source, family.embed_power, width) for width in (1, n)]
+    power = family.embed_power if embed_power is None else embed_power
+    rounded = embed_power is None
+    multiplier = [_multiplier(source, power, width, rounded=rounded) for width in (1, n)]
     embed_scale = multiplier[0] / multiplier[1]
-    scales = {embed_name: (embed_scale, 0.0)} if family.embed_power else {}
+    scales = {embed_name: (embed_scale, 0.0)} if power else {}
     if not ties(source):
         return scales, None
     norm = _final_norm(source, axes)
@@ -137,10 +142,10 @@ def _scales(source, axes, factors, tie):
     return scales, _untied(source)
 
 
-def _multiplier(source, power: float, factor: int) -> float:
-    """Return the multiplier of a model's embeddings, rounded as the model rounds it."""
-    exact = torch.tensor((source.config.hidden_size * factor) ** power, dtype=torch.float32)
-    return exact.to(source.dtype).item()
+def _multiplier(source, power: float, factor: int, *, rounded: bool) -> float:
+    """Return the multiplier of a model's embeddings; a listed family keeps it in its own dtype."""
+    exact = (source.config.hidden_size * factor) ** power
+    return torch.tensor(exact, dtype=torch.float32).to(source.dtype).item() if rounded else exact
 
 
 def _untied(source):

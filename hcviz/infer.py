@@ -20,10 +20,14 @@ FUSED_NAMES = {3: "qkv", 2: "gate/up"}
 
 @dataclass(frozen=True)
 class Fusing:
-    """How fused matrices lay out their parts: one after the other, or interleaved unit by unit."""
+    """What shapes do not tell: a hypothesis that the tiny twin decides on."""
 
     attention: str = "stacked"
+    """Fused attention matrices hold their parts one after the other, or ``interleaved`` by head."""
     ffn: str = "stacked"
+    """The same of fused FFN matrices; interleaved neuron by neuron."""
+    embed_power: float | None = None
+    """The model multiplies its embeddings by ``hidden_size ** embed_power``; None: see family."""
 
 
 def meta_model(config, model_class) -> nn.Module:
@@ -101,20 +105,8 @@ def infer(config, model_class, fusing: Fusing) -> dict[str, TensorAxes]:
 def heads_follow_hidden(config, model_class) -> bool:
     """Tell whether a family's head size is hidden / heads, so that both grow together only."""
     tiny = shrunk(config)
-    small = tensors(meta_model(tiny, model_class))
-    large = tensors(meta_model(resized(tiny, kv_heads=2), model_class))
-    return _coupled(
-        [
-            tuple(a - b for a, b in zip(large[name].shape, tensor.shape, strict=True))
-            for name, tensor in small.items()
-        ]
-    )
-
-
-def _coupled(steps) -> bool:
-    """Tell from what twice the heads do: nothing, or something shrinks with the head size."""
-    flat = [step for grown in steps for step in grown]
-    return not any(flat) or min(flat) < 0
+    names = tensors(meta_model(tiny, model_class))
+    return "query" not in _probes(tiny, model_class, names)
 
 
 def _probes(config, model_class, names) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -132,11 +124,12 @@ def _probes(config, model_class, names) -> dict[str, dict[str, tuple[int, ...]]]
                 grown[name] = step
         return grown
 
-    found = {"heads": growth(kv_heads=2)}
-    if _coupled(found["heads"].values()):  # both can be told apart by their place only
+    found = {"heads": growth(kv_heads=2), "query": growth(group=2)}
+    steps = [step for grown in found.values() for steps in grown.values() for step in steps]
+    if not any(steps) or min(steps) < 0:
+        # the head size is hidden / heads somewhere: the two can be told apart by their place only
         found = {"hidden": growth(hidden=2, kv_heads=2)}
     else:
-        found["query"] = growth(group=2)
         found["hidden"] = growth(hidden=2)
     for field in widths(config).ffn:
         found[f"ffn:{field}"] = growth(ffn=2, only_ffn_field=field)

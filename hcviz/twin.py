@@ -10,6 +10,7 @@ from torch import nn
 from hcviz.blocks import TensorAxes
 from hcviz.errors import CloneError
 from hcviz.expansion import Expansion
+from hcviz.families import family_of
 from hcviz.growth import grow
 from hcviz.infer import Fusing, infer
 from hcviz.precision import TrueFloat64
@@ -70,7 +71,8 @@ def twin_error(
         tie: ``keep`` or ``untie``.
     """
     twin = random_twin(config, model_class)
-    clone = grow(twin, infer(twin.config, model_class, fusing), factors, form, tie)
+    axes = infer(twin.config, model_class, fusing)
+    clone = grow(twin, axes, factors, form, tie, fusing.embed_power)
     loop_over_experts(clone)
     length = min(12, getattr(config, "max_position_embeddings", 12))
     ids = torch.randint(
@@ -106,8 +108,9 @@ def resolve_fusing(
     cached = f"{model_class.__qualname__} {settings} {sorted(factors.items())} {form} {tie}"
     if cached in _PASSED:
         return _PASSED[cached]
-    hypotheses = _hypotheses(infer(shrunk(config), model_class, Fusing()))
-    if not check and len(hypotheses) == 1:
+    hypotheses = _hypotheses(config, infer(shrunk(config), model_class, Fusing()))
+    plain = len({(fusing.attention, fusing.ffn) for fusing in hypotheses}) == 1
+    if plain and not check:
         return hypotheses[0]
     errors = {}
     for fusing in hypotheses:
@@ -117,17 +120,15 @@ def resolve_fusing(
             return fusing
     worst = ", ".join(f"{error:.1e}" for error in errors.values())
     raise CloneError(
-        f"A tiny random twin of this {config.model_type} configuration "
-        f"(hidden_size {config.hidden_size}, {widths(config).heads} heads) does not compute what "
-        "its source "
-        f"does: relative logit error {worst}, allowed {TOLERANCE:.0e}. hcviz does not know this "
-        "layout; "
+        f"A tiny random twin of this {config.model_type} configuration (hidden_size "
+        f"{config.hidden_size}, {widths(config).heads} heads) does not compute what its source "
+        f"does: relative logit error {worst}, allowed {TOLERANCE:.0e}. The layout is not known; "
         "no clone was made."
     )
 
 
-def _hypotheses(axes: Mapping[str, TensorAxes]) -> list[Fusing]:
-    """List the layouts to try: both for the attention if it is fused, both for the FFN."""
+def _hypotheses(config, axes: Mapping[str, TensorAxes]) -> list[Fusing]:
+    """List what to try: both layouts of what is fused, then with embeddings times sqrt(hidden)."""
     fused = {"attention": False, "ffn": False}
     for dims in axes.values():
         for segment in (s for dim in dims for s in dim.segments):
@@ -137,4 +138,6 @@ def _hypotheses(axes: Mapping[str, TensorAxes]) -> list[Fusing]:
     options = [
         ("stacked", "interleaved") if fused[kind] else ("stacked",) for kind in ("attention", "ffn")
     ]
-    return [Fusing(*choice) for choice in itertools.product(*options)]
+    powers = (None,) if family_of(config).embed_power else (None, 0.5)
+    layouts = list(itertools.product(*options))
+    return [Fusing(*layout, power) for power in powers for layout in layouts]
