@@ -328,6 +328,30 @@ def lab(notebook: Positional[str] = "00_tour.ipynb", /, browser: bool = True) ->
     return subprocess.call(command)
 
 
+def families(
+    types: Positional[Annotated[tuple[str, ...], arg(metavar="[TYPE ...]")]] = (),
+    /,
+    out: Annotated[Path | None, arg(metavar="FILE")] = None,
+) -> int:
+    """Say which model types of the installed transformers clone, and why the others do not.
+
+    Each type's default configuration is shrunk to a tiny random twin and cloned by two. Nothing is
+    downloaded.
+
+    Args:
+        types: The model_type of a configuration; none: all of them, which takes some minutes.
+        out: Also write the table there, as a page of Markdown.
+    """
+    from hcviz.census import census, to_markdown
+    from hcviz.files import write_text
+
+    table = census(types or None, progress=True)
+    print(table.drop(columns="axes").to_string(index=False, max_colwidth=90, justify="left"))
+    if out:
+        write_text(out, to_markdown(table))
+    return 0
+
+
 COMMANDS = {
     "demo": demo,
     "clone": clone,
@@ -335,6 +359,7 @@ COMMANDS = {
     "train": train,
     "measure": measure,
     "figures": figures,
+    "families": families,
     "pretrain": pretrain,
     "lab": lab,
 }

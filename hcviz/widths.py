@@ -181,6 +181,8 @@ def shrunk(config):
     kv_heads = min(size.kv_heads, 2)
     heads = kv_heads * min(size.group, 3)
     coupled = size.heads * size.head_dim == size.hidden
+    if getattr(config, "head_dim", 0) is None and settable(config, "head_dim"):
+        tiny.head_dim = size.head_dim  # None stands for hidden / heads, which the twin keeps
     tiny.num_attention_heads = heads
     if getattr(config, "num_key_value_heads", None) is not None:
         tiny.num_key_value_heads = kv_heads

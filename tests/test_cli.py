@@ -22,6 +22,7 @@ OPTIONS = {
     "overwrite",
     "measure": "metrics tensors steps out",
     "figures": "out",
+    "families": "out",
     "pretrain": "out overwrite",
     "lab": "no-browser",
 }
