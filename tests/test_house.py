@@ -24,7 +24,7 @@ ROOMS = """
     documents corpus sources dropout schedule record arguments trainer
     runs training pretraining metrics recording
     theme plots
-    claims demo figures report exploring cli __main__
+    claims demo figures report exploring cli_common cli_models cli_runs cli __main__
 """.split()
 
 # The places of one machine, and the hosts of package registries (a mirror must do as well).
@@ -107,7 +107,7 @@ def test_an_import_that_points_up_is_seen():
     ("package", "allowed"),
     [
         ("ipywidgets", {"exploring"}),
-        ("tyro", {"cli"}),
+        ("tyro", {"cli", "cli_common", "cli_models", "cli_runs"}),
         ("matplotlib", {"theme", "plots", "claims", "demo", "figures", "report", "exploring"}),
     ],
 )

@@ -1,0 +1,156 @@
+"""Commands on models: clone, verify, families, pretrain."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from hcviz.cli_common import Count, Model, Name, Out, dtype_of
+
+Expansion = Literal["symmetric", "diagonal", "noisy-symmetric", "noisy-diagonal", "random"]
+
+
+def clone(
+    src: Model,
+    out: Out,
+    /,
+    hidden: int = 2,
+    ffn: Count = None,
+    heads: Count = None,
+    kv_heads: Count = None,
+    expansion: Expansion = "symmetric",
+    snr_db: Annotated[float | None, arg(metavar="DB")] = None,
+    seed: int = 0,
+    tie: Literal["keep", "untie"] = "keep",
+    dtype: Name = None,
+    device: str = "cpu",
+    overwrite: bool = False,
+    keep_failed: bool = False,
+    trust_remote_code: bool = False,
+) -> int:
+    """Widen a model so that it computes exactly what it did, check it, and save it.
+
+    The result is a plain Hugging Face checkpoint. A clone that fails its report card is not left
+    behind.
+
+    Args:
+        src: A folder, a hub id, or nano:NAME for a shipped source.
+        out: The folder to make.
+        hidden: Factor of the residual stream.
+        ffn: Factor of the FFN neurons; None: as hidden.
+        heads: Factor of the attention heads; None: as hidden.
+        kv_heads: Factor of the key/value heads; None: as heads, but a single one stays single.
+        expansion: How copies that are read share a weight.
+        snr_db: Signal-to-noise ratio of a noisy expansion in dB; None: 10.
+        seed: Seed of noise and random shares.
+        tie: Keep tied embeddings tied, or give the clone a head of its own.
+        dtype: Cast the source first, for example bfloat16; None: as stored.
+        device: Where to do it, for example cpu or cuda.
+        overwrite: Replace OUT if it exists.
+        keep_failed: Save the clone even if its report card fails.
+        trust_remote_code: Run code that comes with the model.
+    """
+    import hcviz
+    from hcviz.files import check_free, check_space, fresh_folder, open_to_readers
+    from hcviz.quiet import quiet
+    from hcviz.sources import load
+
+    check_free(out, overwrite=overwrite)
+    model, tokenizer = load(src, trust_remote_code=trust_remote_code)
+    model = model.to(device=device, dtype=dtype_of(dtype))
+    wide = hcviz.clone(
+        model, hidden=hidden, ffn=ffn, heads=heads, kv_heads=kv_heads,
+        expansion=expansion, snr_db=snr_db, seed=seed, tie=tie,
+    )  # fmt: skip
+    wide.config.hcviz["source"] = src
+    report = hcviz.verify(model, wide)
+    print(report)
+    if not report.passed and not keep_failed:
+        print(f"{out} was not written. To save it all the same: --keep-failed", file=sys.stderr)
+        return 1
+    size = sum(p.numel() * p.element_size() for p in wide.parameters())
+    check_space(out, size, "The clone")
+    with fresh_folder(out, overwrite=overwrite) as folder, quiet():
+        wide.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        open_to_readers(folder)
+    print(f"{model.num_parameters():,} -> {wide.num_parameters():,} parameters, saved in {out}")
+    return 0
+
+
+def verify(
+    src: Model,
+    clone: Model,
+    /,
+    dtype: Name = None,
+    device: str = "cpu",
+    csv: Annotated[Path | None, arg(metavar="FILE")] = None,
+    trust_remote_code: bool = False,
+) -> int:
+    """Print the report card of a clone; the exit code is 0 if it passed and 1 if not.
+
+    Compares logits and their scale, in the models' dtype and in true float64, step by step with
+    the KV cache, with left padding, and after a reload.
+
+    Args:
+        src: The source: a folder, a hub id, or nano:NAME.
+        clone: The clone, likewise.
+        dtype: Cast both first, for example bfloat16.
+        device: Where to run, for example cpu or cuda.
+        csv: Also write the report to this file.
+        trust_remote_code: Run code that comes with the models.
+    """
+    import hcviz
+    from hcviz.files import write_text
+    from hcviz.sources import load
+
+    models = [load(spec, trust_remote_code=trust_remote_code)[0] for spec in (src, clone)]
+    report = hcviz.verify(*(m.to(device=device, dtype=dtype_of(dtype)) for m in models))
+    print(report)
+    if csv:
+        write_text(csv, report.to_frame().to_csv(index=False))
+    return 0 if report.passed else 1
+
+
+def families(
+    types: Positional[Annotated[tuple[str, ...], arg(metavar="[TYPE ...]")]] = (),
+    /,
+    out: Annotated[Path | None, arg(metavar="FILE")] = None,
+) -> int:
+    """Say which model types of the installed transformers clone, and why the others do not.
+
+    Each type's default configuration is shrunk to a tiny random twin and cloned by two. Nothing is
+    downloaded.
+
+    Args:
+        types: The model_type of a configuration; none: all of them, which takes some minutes.
+        out: Also write the table there, as a page of Markdown.
+    """
+    from hcviz.census import census, to_markdown
+    from hcviz.files import write_text
+
+    table = census(types or None, progress=True)
+    print(table.drop(columns="axes").to_string(index=False, max_colwidth=90, justify="left"))
+    if out:
+        write_text(out, to_markdown(table))
+    return 0
+
+
+def pretrain(
+    name: Positional[Annotated[str, arg(metavar="NAME")]],
+    /,
+    out: Annotated[Path | None, arg(metavar="PATH")] = None,
+    overwrite: bool = False,
+) -> int:
+    """Make a shipped source model again, from text and seed.
+
+    Args:
+        name: gpt-neox, gpt-neox-half, gpt-neox-double, opt, olmo or llama.
+        out: The folder to make; None: its place in data/sources.
+        overwrite: Replace it if it is there.
+    """
+    import hcviz
+
+    print(f"The source is in {hcviz.pretrain(name, out=out, overwrite=overwrite)}")
+    return 0

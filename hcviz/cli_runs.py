@@ -1,0 +1,183 @@
+"""Commands on runs: train, measure, figures, demo."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from hcviz.cli_common import Model, Name, Runs, typed_command
+from hcviz.errors import HcvizError
+
+ATTENTION_OUTPUT = re.compile(r"(o_proj|out_proj|attention\.dense|attn\.c_proj)\.weight$")
+"""What a recording keeps: the smallest matrix that has copies on both sides."""
+
+
+def train(
+    model: Model,
+    /,
+    out: Path,
+    corpus: str = "asv",
+    steps: int = 120,
+    batch_size: int = 8,
+    context: int = 128,
+    lr: float = 1e-3,
+    dropout: Annotated[float | None, arg(metavar="P")] = None,
+    seed: int = 0,
+    snapshots: int = 12,
+    label: Name = None,
+    device: Name = None,
+    dtype: Name = None,
+    overwrite: bool = False,
+) -> int:
+    """Train a model for a while and keep snapshots at log-spaced steps.
+
+    The run's folder is a plain Trainer output that every tool of the ecosystem opens. The same
+    command goes on where it was interrupted. Past one process: torchrun --nproc_per_node N -m
+    hcviz train ...
+
+    Args:
+        model: A folder, a hub id, or nano:NAME.
+        out: The run's folder.
+        corpus: asv, asv+kjv, pydoc, a .txt or .jsonl file, or hf:ID for a dataset of the hub.
+        steps: Optimizer steps.
+        batch_size: Blocks in a step.
+        context: Tokens in a block.
+        lr: Peak learning rate (warm-up over a tenth, then cosine to a tenth).
+        dropout: Set every dropout rate of the model; None: as configured.
+        seed: Seed of data order and dropout.
+        snapshots: How many snapshots.
+        label: Name of the run in figures; None: the folder's.
+        device: For example cpu; None: the best there is.
+        dtype: bfloat16 or float16 for mixed precision; None: as stored.
+        overwrite: Replace a run that is there.
+    """
+    import hcviz
+
+    run = hcviz.train(
+        model, out=out, corpus=corpus, steps=steps, batch_size=batch_size, context=context, lr=lr,
+        dropout=dropout, seed=seed, snapshots=snapshots, label=label, device=device, dtype=dtype,
+        overwrite=overwrite,
+    )  # fmt: skip
+    heldout = run.history.query("split == 'heldout'")["loss"]
+    print(
+        f"held-out loss {heldout.iloc[0]:.3f} -> {heldout.iloc[-1]:.3f} nats/token; the run is "
+        f"in {out}"
+    )
+    return 0
+
+
+def measure(
+    runs: Runs,
+    /,
+    metrics: tuple[str, ...] = ("cosine", "ledger"),
+    tensors: tuple[str, ...] = (),
+    steps: tuple[int, ...] = (),
+    out: Annotated[Path | None, arg(metavar="PATH")] = None,
+) -> int:
+    """Measure the weights of runs over their snapshots.
+
+    Args:
+        runs: Folders that hcviz train wrote.
+        metrics: cosine, pairs, ledger, spectrum.
+        tensors: Regular expressions of tensor names; none: all.
+        steps: Snapshots to read; none: all.
+        out: Write the table there, .csv or .parquet; None: print a summary.
+    """
+    import hcviz
+
+    frame = hcviz.measure(
+        list(runs), metrics=metrics, tensors=tensors or None, steps=steps or None, progress=True
+    )
+    if out is None:
+        shown = frame.groupby(["run", "metric", "axis", "step"], dropna=False)["value"].mean()
+        table = shown.unstack("step").reset_index()
+        print(table.to_string(index=False, float_format="{:.3g}".format, na_rep=""))
+        return 0
+    if out.suffix not in (".csv", ".parquet"):
+        raise HcvizError(f"--out {out}: the table goes to a .csv or a .parquet file.")
+    scratch = out.with_name(f".tmp-{out.name}")
+    frame.to_csv(scratch, index=False) if out.suffix == ".csv" else frame.to_parquet(scratch)
+    scratch.replace(out)
+    print(f"{len(frame):,} rows in {out}")
+    return 0
+
+
+def figures(runs: Runs, /, out: Path = Path("figures")) -> int:
+    """Draw every figure of a comparison from its runs: PNG, SVG, data and command.
+
+    Args:
+        runs: Folders that hcviz train wrote; at least one started from a clone.
+        out: Folder of the figures.
+    """
+    from hcviz.figures import draw
+    from hcviz.runs import Run
+
+    if not runs:
+        raise HcvizError("Give at least one run folder, for example: hcviz figures runs/demo/*")
+    return _say(draw([Run(path) for path in runs], out, command=typed_command()).findings, out)
+
+
+def demo(
+    source: str = "nano:gpt-neox",
+    out: Path = Path("runs/demo"),
+    figures: Path = Path("figures"),
+    steps: int = 80,
+    lr: float = 3e-4,
+    seed: int = 0,
+    record: Annotated[Path | None, arg(metavar="FOLDER")] = None,
+    overwrite: bool = False,
+) -> int:
+    """Run the main job: clone a source, train five arms side by side, draw them, say what was seen.
+
+    The arms: the symmetric clone, the noisy clone (10 dB), the symmetric clone with dropout 0.1, a
+    random start of the clone's size, and the source trained on. Same data order and learning rate
+    for all.
+
+    Args:
+        source: A folder, a hub id, or nano:NAME.
+        out: Folder of the runs; whole ones are kept.
+        figures: Folder of the figures.
+        steps: Optimizer steps of every arm.
+        lr: Peak learning rate of every arm; the paper uses 1.5e-4 and 3e-4.
+        seed: Seed of everything random.
+        record: Also keep a small recording there, as the notebooks open it.
+        overwrite: Train again what is there, and replace the recording.
+    """
+    import hcviz
+    from hcviz.demo import ARMS, run_arms, start_of
+    from hcviz.figures import draw
+    from hcviz.files import check_free
+    from hcviz.recording import record as keep
+    from hcviz.sources import load
+
+    if record:
+        check_free(record, overwrite=overwrite)
+    small, _ = load(source)
+    wide = start_of(ARMS["symmetric"], small, factor=2, seed=seed, source=source)
+    print(f"{source}: {small.num_parameters():,} parameters, its clone {wide.num_parameters():,}")
+    report = hcviz.verify(small, wide)
+    print(report, end="\n\n")
+    if not report.passed:
+        return 1
+    runs = run_arms(source, out=out, steps=steps, lr=lr, seed=seed, overwrite=overwrite)
+    drawn = draw(runs, figures, command=typed_command())
+    if record:
+        tensors = [name for name in runs[0].names() if ATTENTION_OUTPUT.search(name)][-2:-1]
+        keep(
+            runs,
+            record,
+            tensors=tensors,
+            frame=drawn.frame,
+            command=typed_command(),
+            overwrite=overwrite,
+        )
+    return _say(drawn.findings, figures)
+
+
+def _say(lines: list[str], out: Path) -> int:
+    """Print findings and where the files are."""
+    print("\nWhat was seen")
+    print("\n".join(f"- {line}" for line in lines))
+    print(f"The pictures (PNG, SVG, data, command) are in {out}/")
+    return 0
