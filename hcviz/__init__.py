@@ -13,6 +13,8 @@ _ROOM = {
     "verify": "verifying",
     "Report": "verifying",
     "layout": "layouts",
+    "lockstep_groups": "lockstep",
+    "grow_optimizer": "lockstep",
     "load": "sources",
     "pretrain": "pretraining",
     "train": "training",

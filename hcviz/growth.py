@@ -58,6 +58,8 @@ def grow(
     """
     config = resized(source.config, **factors)
     config.hcviz = recipe(factors, form, source.config)
+    if embed_power is not None:
+        config.hcviz["embed_power"] = embed_power
     found = tensors(source)
     scales, head = _scales(source, axes, factors, tie, embed_power)
     odd = sorted(found.keys() ^ axes.keys())
@@ -133,7 +135,7 @@ def _scales(source, axes, factors, tie, embed_power):
     scales = {embed_name: (embed_scale, 0.0)} if power else {}
     if not ties(source):
         return scales, None
-    norm = _final_norm(source, axes)
+    norm = final_norm(source, axes)
     if tie == "keep" and norm:
         for name in norm:
             offset = family.norm_offset if name.endswith("weight") else 0.0
@@ -162,7 +164,7 @@ def _axes_of_head(axes: Mapping[str, TensorAxes], source) -> TensorAxes:
     return type(index)("write", index.segments), type(write)("read", write.segments)
 
 
-def _final_norm(source, axes) -> list[str]:
+def final_norm(source, axes) -> list[str]:
     """Return the names of the final norm's gain and bias: the last norm outside the layers."""
     found = [
         path

@@ -1,0 +1,164 @@
+"""Optimizers across widths: parameter groups with which a clone follows its source, grown state."""
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from hcviz.blocks import TensorAxes
+from hcviz.errors import HcvizError
+from hcviz.expansion import Expansion, widen
+from hcviz.families import family_of
+from hcviz.growth import final_norm, ties
+from hcviz.layouts import layout
+
+
+@dataclass(frozen=True)
+class Copies:
+    """How often a tensor's units are copied: its gradient is the source's over ``written``."""
+
+    written: int
+    read: int
+    """The copies that share the weight, so that its steps must be this much smaller."""
+
+
+def copies(model: PreTrainedModel) -> dict[str, Copies]:
+    """Return how often each parameter of a clone is copied on either side.
+
+    Args:
+        model: A clone; ``config.hcviz`` holds its factors.
+
+    Raises:
+        HcvizError: If it is no clone, or parts of one tensor have grown by different factors.
+    """
+    recipe = getattr(model.config, "hcviz", None)
+    if not recipe:
+        raise HcvizError(
+            f"This {type(model).__name__} does not say how it was cloned (no config.hcviz). "
+            "Pass a model that hcviz.clone made."
+        )
+    family = family_of(model.config)
+    if family.embed_power or family.norm_offset or recipe.get("embed_power"):
+        raise HcvizError(
+            f"{type(model).__name__} multiplies its embeddings by a constant of its width, or adds "
+            "one to its gains; weight decay then acts otherwise on a clone. Lockstep does not "
+            "cover it; choose a family without (Llama, GPT-NeoX, OPT, OLMo, Qwen, Phi)."
+        )
+    factors = recipe["factors"]
+    axes = layout(model, factors=factors)
+    names = [name for name, _ in model.named_parameters()]
+    found = {name: _copies(name, axes[name], factors) for name in names}
+    if ties(model):  # the final norm's gain stands for the tied head's 1/n
+        for name in final_norm(model, axes):
+            found[name] = Copies(found[name].written // factors["hidden"], factors["hidden"])
+    return found
+
+
+def _copies(name: str, axes: TensorAxes, factors: Mapping[str, int]) -> Copies:
+    """Count the copies of one tensor."""
+    counts = {"write": 1, "read": 1}
+    for dim in axes:
+        sizes = {math.prod(segment.copies(factors)) for segment in dim.segments}
+        if len(sizes) > 1:
+            raise HcvizError(
+                f"{name} is fused from parts that have grown by {sorted(sizes)}; one learning rate "
+                "cannot serve them. Clone with kv_heads equal to heads."
+            )
+        counts[dim.role] = counts.get(dim.role, 1) * sizes.pop()
+    return Copies(counts["write"], counts["read"])
+
+
+def lockstep_groups(
+    model: PreTrainedModel, *, lr: float, eps: float = 1e-8, weight_decay: float = 0.0
+) -> list[dict]:
+    """Return AdamW parameter groups with which a noiseless clone does what its source would do.
+
+    A weight that n copies share gets lr / n and n times the weight decay; eps follows the gradient,
+    which is the source's over the number of written copies. What a clone gains at the source's own
+    learning rate, and not in lockstep, is the gain of a larger step.
+
+    Args:
+        model: A symmetric clone.
+        lr: The source's learning rate.
+        eps: The source's epsilon.
+        weight_decay: The source's weight decay, applied to every parameter.
+
+    Returns:
+        Groups for ``torch.optim.AdamW``; schedules and betas are the source's. Gradients must not
+        be clipped by their norm, which is another one for a clone.
+
+    Raises:
+        HcvizError: If the model is no clone.
+
+    Example:
+        >>> import hcviz
+        >>> model, _ = hcviz.load("nano:llama")
+        >>> groups = lockstep_groups(hcviz.clone(model), lr=1e-3)
+        >>> sorted({group["lr"] for group in groups})
+        [0.0005, 0.001]
+    """
+    found = copies(model)
+    groups: dict[Copies, list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        groups.setdefault(found[name], []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": lr / count.read,
+            "eps": eps / count.written,
+            "weight_decay": weight_decay * count.read,
+        }
+        for count, parameters in groups.items()
+    ]
+
+
+POWERS = {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2, "momentum_buffer": 1}
+"""Which power of the gradient an optimizer's buffer holds (Adam, AdamW, SGD with momentum)."""
+
+
+@torch.no_grad()
+def grow_optimizer(
+    optimizer: torch.optim.Optimizer,
+    source: PreTrainedModel,
+    clone: PreTrainedModel,
+    grown: torch.optim.Optimizer,
+) -> torch.optim.Optimizer:
+    """Give a clone's optimizer the state that its source's has, grown by the same map.
+
+    A clone's gradient is the source's over the number of written copies n, in every copy; so first
+    moments are repeated over n, second ones over n squared, and the step count is kept.
+
+    Args:
+        optimizer: The source's, Adam, AdamW or SGD.
+        source: The source, whose parameters it holds.
+        clone: A symmetric clone of it.
+        grown: The clone's optimizer, of the same class; its state is replaced.
+
+    Returns:
+        ``grown``.
+
+    Raises:
+        HcvizError: If the optimizer keeps something else, as Adafactor's factored moments.
+    """
+    counts = copies(clone)
+    axes = layout(source)
+    factors = clone.config.hcviz["factors"]
+    for name, parameter in source.named_parameters():
+        state, reads = {}, _copies(name, axes[name], factors).read  # widen() shares over these
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if key in POWERS and torch.is_tensor(value) and value.shape == parameter.shape:
+                share = value / counts[name].written ** POWERS[key]
+                state[key] = widen(name, share, axes[name], factors, Expansion()) * reads
+            elif key == "step" or value is None:
+                state[key] = copy.deepcopy(value)
+            else:
+                raise HcvizError(
+                    f"{type(optimizer).__name__} keeps {key!r} for {name}, which cannot grow. "
+                    "Use AdamW, Adam or SGD with momentum, or start the clone's optimizer afresh."
+                )
+        if state:
+            grown.state[clone.get_parameter(name)] = state
+    return grown
