@@ -17,6 +17,8 @@ class Family:
     """A norm's gain is ``norm_offset + weight``; the final norm may take the head's 1/n."""
     follows_hidden: tuple[str, ...] = ()
     """Configuration fields that grow with ``hidden_size`` when they equal it."""
+    grows_with_hidden: tuple[str, ...] = ()
+    """Configuration fields that always grow with ``hidden_size``, being compared with it."""
 
 
 _GEMMA = Family(embed_power=0.5, norm_offset=1.0)
@@ -24,6 +26,8 @@ FAMILIES = {
     "gemma": _GEMMA,
     "gemma2": _GEMMA,
     "gemma3_text": _GEMMA,
+    "vaultgemma": _GEMMA,
+    "minicpm3": Family(grows_with_hidden=("dim_model_base",)),
     "opt": Family(follows_hidden=("word_embed_proj_dim",)),
 }
 

@@ -90,7 +90,7 @@ def grow(
         name, parameter = head
         _assign(wide, name, widen(name, parameter, _axes_of_head(axes, source), factors, form))
     elif ties(source):
-        wide.tie_weights()
+        _tie(source, wide)
     missing = [name for name, tensor in tensors(wide).items() if tensor.is_meta]
     if missing:
         raise CloneError(
@@ -150,6 +150,16 @@ def _multiplier(source, power: float, factor: int, *, rounded: bool) -> float:
     return torch.tensor(exact, dtype=torch.float32).to(source.dtype).item() if rounded else exact
 
 
+def _tie(source, wide) -> None:
+    """Put the one widened embedding in both of its places, and let the class tie the rest."""
+    table = source.get_input_embeddings().weight
+    name = next(name for name, tensor in tensors(source).items() if tensor is table)
+    wide.get_input_embeddings().weight = wide.get_output_embeddings().weight = wide.get_parameter(
+        name
+    )
+    wide.tie_weights()
+
+
 def _untied(source):
     """Return the name and the weight of the head that a clone gets for itself."""
     path = next(p for p, m in source.named_modules() if m is source.get_output_embeddings())
@@ -176,7 +186,11 @@ def final_norm(source, axes) -> list[str]:
     ]
     if not found:
         return []
-    return [f"{found[-1]}.{part}" for part in ("weight", "bias") if f"{found[-1]}.{part}" in axes]
+    head = next(p for p, m in source.named_modules() if m is source.get_output_embeddings())
+    above = head.rpartition(".")[0]
+    own = [path for path in found if above and path.startswith(f"{above}.")]  # a head with a norm
+    last = (own or found)[-1]
+    return [f"{last}.{part}" for part in ("weight", "bias") if f"{last}.{part}" in axes]
 
 
 def _assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:

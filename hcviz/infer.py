@@ -71,6 +71,7 @@ def infer(config, model_class, fusing: Fusing) -> dict[str, TensorAxes]:
     probes = _probes(config, model_class, names)
     coupled = "query" not in probes
     outputs = _attention_outputs(base)
+    table = base.get_input_embeddings().weight
     owners = {}
     for path, module in base.named_modules():
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
@@ -82,6 +83,8 @@ def infer(config, model_class, fusing: Fusing) -> dict[str, TensorAxes]:
             {probe: found[name][d] for probe, found in probes.items() if name in found}
             for d in range(tensor.dim())
         ]
+        if tensor is table:  # a tied head may be found first; it is the embedding all the same
+            module = base.get_input_embeddings()
         roles = _roles(name, tensor, module, growth)
         attends = f"{path.rpartition('.')[0]} {type(module).__name__}"
         inside = coupled and ATTENTION.search(attends) is not None

@@ -163,6 +163,8 @@ def resized(config, *, hidden=1, ffn=1, kv_heads=1, group=1, head_dim=1, only_ff
     for field in family_of(config).follows_hidden:
         if getattr(config, field, None) == size.hidden:
             setattr(wide, field, size.hidden * hidden)
+    for field in family_of(config).grows_with_hidden:
+        setattr(wide, field, getattr(config, field) * hidden)
     return wide
 
 

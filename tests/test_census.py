@@ -10,8 +10,9 @@ from hcviz.errors import HcvizError
 
 PAGE = Path(__file__).parents[1] / "docs" / "families.md"
 EXACT = (
-    "biogpt cohere deepseek_v3 gemma gemma2 gpt2 gpt_neox gpt_oss gptj granite llama mistral "
-    "mixtral olmo olmo2 olmoe opt phi phi3 qwen2 qwen2_moe qwen3 stablelm starcoder2"
+    "biogpt cohere deepseek_v3 gemma gemma2 gpt2 gpt_neox gpt_oss gptj granite llama minicpm3 "
+    "mistral mixtral olmo olmo2 olmoe opt phi phi3 qwen2 qwen2_moe qwen3 stablelm starcoder2 "
+    "vaultgemma xlm-roberta"
 ).split()
 
 
