@@ -12,6 +12,7 @@ _ROOM = {
     "clone": "cloning",
     "verify": "verifying",
     "Report": "verifying",
+    "declone": "decloning",
     "layout": "layouts",
     "lockstep_groups": "lockstep",
     "grow_optimizer": "lockstep",

@@ -61,7 +61,7 @@ def grow(
     if embed_power is not None:
         config.hcviz["embed_power"] = embed_power
     found = tensors(source)
-    scales, head = _scales(source, axes, factors, tie, embed_power)
+    scales, head = scales_of(source, axes, factors, tie, embed_power)
     odd = sorted(found.keys() ^ axes.keys())
     if odd and head is None:
         raise CloneError(
@@ -85,21 +85,18 @@ def grow(
                 "apart; "
                 "leave heads and kv_heads out, so that they follow hidden."
             )
-        _assign(wide, name, _widened(name, tensor, axes[name], factors, form, scales))
+        assign(wide, name, _widened(name, tensor, axes[name], factors, form, scales))
     if head is not None:
         name, parameter = head
-        _assign(wide, name, widen(name, parameter, _axes_of_head(axes, source), factors, form))
+        assign(wide, name, widen(name, parameter, _axes_of_head(axes, source), factors, form))
     elif ties(source):
-        _tie(source, wide)
+        share_embedding(source, wide)
     missing = [name for name, tensor in tensors(wide).items() if tensor.is_meta]
     if missing:
         raise CloneError(
             f"{missing[0]} has no counterpart in the source; this model cannot be widened yet."
         )
-    kinds = {name: buffer.dtype for name, buffer in source.named_buffers()}
-    for name, buffer in wide.named_buffers():
-        if name in kinds:
-            _assign(wide, name, buffer.to(kinds[name]))
+    match_buffers(source, wide)
     trains = {name for name, parameter in source.named_parameters() if parameter.requires_grad}
     for name, parameter in wide.named_parameters():
         parameter.requires_grad_(name in trains or name not in found)
@@ -115,7 +112,7 @@ def _widened(name, tensor, axes, factors, form, scales) -> torch.Tensor:
     return wide + (scale - 1) * offset if offset and scale != 1 else wide
 
 
-def _scales(source, axes, factors, tie, embed_power):
+def scales_of(source, axes, factors, tie, embed_power):
     """Return the folded constants ``{name: (scale, offset of the gain)}`` and an untied head.
 
     A model that multiplies embeddings by hidden**p gets them divided by n**p. A tied head reads n
@@ -150,7 +147,15 @@ def _multiplier(source, power: float, factor: int, *, rounded: bool) -> float:
     return torch.tensor(exact, dtype=torch.float32).to(source.dtype).item() if rounded else exact
 
 
-def _tie(source, wide) -> None:
+def match_buffers(source, other) -> None:
+    """Cast a model's buffers (rotary tables, constants) to the dtypes that the source has."""
+    kinds = {name: buffer.dtype for name, buffer in source.named_buffers()}
+    for name, buffer in other.named_buffers():
+        if name in kinds:
+            assign(other, name, buffer.to(kinds[name]))
+
+
+def share_embedding(source, wide) -> None:
     """Put the one widened embedding in both of its places, and let the class tie the rest."""
     table = source.get_input_embeddings().weight
     name = next(name for name, tensor in tensors(source).items() if tensor is table)
@@ -193,7 +198,7 @@ def final_norm(source, axes) -> list[str]:
     return [f"{last}.{part}" for part in ("weight", "bias") if f"{last}.{part}" in axes]
 
 
-def _assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
+def assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
     """Put a tensor in the place of a parameter or buffer."""
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)

@@ -20,7 +20,8 @@ PACKAGE = ROOT / "hcviz"
 # From the bottom up: a room imports only rooms before it. A new file takes its place here.
 ROOMS = """
     errors quiet precision files
-    families widths blocks infer expansion growth twin layouts lockstep census cloning verifying
+    families widths blocks infer expansion growth twin layouts
+    decloning lockstep census cloning verifying
     documents corpus sources dropout schedule record arguments trainer
     runs training pretraining metrics recording
     theme plots
