@@ -9,10 +9,9 @@ from accelerate import init_empty_weights
 from transformers import PreTrainedModel
 
 from hcviz.blocks import TensorAxes, pieces, wide_shape
-from hcviz.errors import HcvizError
 from hcviz.expansion import Expansion, widen
 from hcviz.families import family_of
-from hcviz.growth import assign, match_buffers, scales_of, share_embedding, ties
+from hcviz.growth import assign, match_buffers, recipe_of, scales_of, share_embedding, ties
 from hcviz.infer import tensors
 from hcviz.layouts import layout
 from hcviz.widths import widths
@@ -42,12 +41,7 @@ def declone(model: PreTrainedModel) -> tuple[PreTrainedModel, pd.DataFrame]:
         >>> small.num_parameters() == model.num_parameters(), float(lost["lost"].max())
         (True, 0.0)
     """
-    recipe = getattr(model.config, "hcviz", None)
-    if not recipe:
-        raise HcvizError(
-            f"This {type(model).__name__} does not say how it was cloned (no config.hcviz). "
-            "Pass a model that hcviz.clone made, or one trained from it."
-        )
+    recipe = recipe_of(model)
     factors = recipe["factors"]
     axes = layout(model, factors=factors)
     with init_empty_weights(include_buffers=False):

@@ -27,6 +27,21 @@ def recipe(factors: Mapping[str, int], form: Expansion, config) -> dict:
     }
 
 
+def recipe_of(model: PreTrainedModel) -> dict:
+    """Return how a clone was made, as its configuration says.
+
+    Raises:
+        CloneError: If it does not.
+    """
+    found = getattr(model.config, "hcviz", None)
+    if not found:
+        raise CloneError(
+            f"This {type(model).__name__} does not say how it was cloned (no config.hcviz). "
+            "Pass a model that hcviz.clone made, or one trained from it."
+        )
+    return found
+
+
 def ties(model: PreTrainedModel) -> bool:
     """Tell whether the output head is the input embedding."""
     head = model.get_output_embeddings()

@@ -12,7 +12,7 @@ from hcviz.blocks import TensorAxes
 from hcviz.errors import HcvizError
 from hcviz.expansion import Expansion, widen
 from hcviz.families import family_of
-from hcviz.growth import final_norm, ties
+from hcviz.growth import final_norm, recipe_of, ties
 from hcviz.layouts import layout
 
 
@@ -34,12 +34,7 @@ def copies(model: PreTrainedModel) -> dict[str, Copies]:
     Raises:
         HcvizError: If it is no clone, or parts of one tensor have grown by different factors.
     """
-    recipe = getattr(model.config, "hcviz", None)
-    if not recipe:
-        raise HcvizError(
-            f"This {type(model).__name__} does not say how it was cloned (no config.hcviz). "
-            "Pass a model that hcviz.clone made."
-        )
+    recipe = recipe_of(model)
     family = family_of(model.config)
     if family.embed_power or family.norm_offset or recipe.get("embed_power"):
         raise HcvizError(

@@ -266,3 +266,9 @@ def test_targets_install_first(copy, target, last):
     lines = run(copy, "--dry-run", target).stdout.strip().splitlines()
     assert lines[-1].strip() == last
     assert any("constraints.txt" in line for line in lines)
+
+
+def test_shipped_data_stays_small():
+    """A clone of the repository must not take minutes: 60 MB for all of data/."""
+    size = sum(path.stat().st_size for path in (ROOT / "data").rglob("*") if path.is_file())
+    assert size < 60e6
