@@ -2,6 +2,7 @@
 
 import copy
 import math
+from fractions import Fraction
 
 import pandas as pd
 import torch
@@ -10,11 +11,10 @@ from transformers import PreTrainedModel
 
 from hcviz.blocks import TensorAxes, pieces, wide_shape
 from hcviz.expansion import Expansion, widen
-from hcviz.families import family_of
 from hcviz.growth import assign, match_buffers, recipe_of, scales_of, share_embedding, ties
 from hcviz.infer import tensors
 from hcviz.layouts import layout
-from hcviz.widths import widths
+from hcviz.widths import resized
 
 
 @torch.no_grad()
@@ -44,8 +44,10 @@ def declone(model: PreTrainedModel) -> tuple[PreTrainedModel, pd.DataFrame]:
     recipe = recipe_of(model)
     factors = recipe["factors"]
     axes = layout(model, factors=factors)
+    config = resized(model.config, **{axis: Fraction(1, n) for axis, n in factors.items()})
+    del config.hcviz
     with init_empty_weights(include_buffers=False):
-        small = type(model)(_small_config(model.config, factors))
+        small = type(model)(config)
     found = tensors(model)
     for name, tensor in found.items():
         assign(small, name, _project(tensor, axes[name], factors))
@@ -56,10 +58,8 @@ def declone(model: PreTrainedModel) -> tuple[PreTrainedModel, pd.DataFrame]:
     rows = []
     for name, tensor in tensors(small).items():
         again = widen(name, tensor, axes[name], factors, Expansion()).double()
-        away, total = (
-            (found[name].double() - again).square().sum(),
-            found[name].double().square().sum(),
-        )
+        full = found[name].double()
+        away, total = (full - again).square().sum(), full.square().sum()
         rows.append({"tensor": name, "lost": (away / total).item() if total else 0.0})
         scale, offset = scales.get(name, (1.0, 0.0))
         tensor.data = (tensor.data - (scale - 1) * offset) / scale if scale != 1 else tensor.data
@@ -77,23 +77,4 @@ def _project(wide: torch.Tensor, axes: TensorAxes, factors) -> torch.Tensor:
             source.view.copy_(total)
         else:
             source.view.copy_(large.view)
-    return small
-
-
-def _small_config(config, factors):
-    """Return a clone's configuration with its widths divided."""
-    size, small = widths(config), copy.deepcopy(config)
-    del small.hcviz
-    small.hidden_size = size.hidden // factors["hidden"]
-    small.num_attention_heads = size.heads // (factors["kv_heads"] * factors["group"])
-    if getattr(config, "num_key_value_heads", None) is not None:
-        small.num_key_value_heads = size.kv_heads // factors["kv_heads"]
-    for field, value in size.ffn.items():
-        setattr(small, field, value // factors["ffn"])
-    family = family_of(config)
-    for field in family.follows_hidden:
-        if getattr(config, field, None) == size.hidden:
-            setattr(small, field, small.hidden_size)
-    for field in family.grows_with_hidden:
-        setattr(small, field, getattr(config, field) // factors["hidden"])
     return small

@@ -49,16 +49,15 @@ def draw(runs: Sequence[Run], out: str | Path, *, command: str, progress: bool =
     matrices = sorted(
         {name for run in clones for name in run.names() if len(run.layout[name]) == 2}
     )
-    exactly = [f"^{re.escape(name)}$" for name in matrices]
-    frame = measure(clones, metrics=["cosine", "ledger"], tensors=exactly, progress=progress)
+    frame = measure(
+        clones, metrics=["cosine", "ledger"], tensors=_exactly(matrices), progress=progress
+    )
     losses = history(runs)
     left = max(clones, key=lambda run: _last(frame, run))  # whose copies are furthest apart
     up, spectra = _tensors(left)
     ends = sorted({run.steps[0] for run in runs} | {run.steps[-1] for run in runs})
-    pairs = measure(clones, metrics=["pairs"], tensors=[f"^{up}$"])
-    values = measure(
-        list(runs), metrics=["spectrum"], tensors=[f"^{n}$" for n in spectra], steps=ends
-    )
+    pairs = measure(clones, metrics=["pairs"], tensors=_exactly([up]))
+    values = measure(list(runs), metrics=["spectrum"], tensors=_exactly(spectra), steps=ends)
     grids = {step: left.blocks(up, step).double().numpy() for step in _few(left.steps)}
     cosines = frame[frame["metric"] == "cosine"]
     ledger = frame[frame["metric"] == "ledger"]
@@ -85,6 +84,11 @@ def draw(runs: Sequence[Run], out: str | Path, *, command: str, progress: bool =
     return Drawn(lines, pd.concat([frame, pairs, values], ignore_index=True))
 
 
+def _exactly(names: Sequence[str]) -> list[str]:
+    """Return the regular expressions that find these tensors and no others."""
+    return [f"^{re.escape(name)}$" for name in names]
+
+
 def _last(frame: pd.DataFrame, run: Run) -> float:
     """Return by how much the mean share outside the symmetric part grew over a run."""
     rows = frame[(frame["run"] == run.name) & (frame["metric"] == "ledger")]
@@ -100,8 +104,8 @@ def _few(steps: Sequence[int]) -> list[int]:
 def _tensors(run: Run) -> tuple[str, list[str]]:
     """Choose an up-projection for the blocks, and three kinds of weights for the spectra."""
     names = [name for name in run.names() if name.endswith("weight")]
-    kinds = {kind: [n for n in names if plots.kind(n) == kind] for kind in ("up-projection", "QKV")}
-    kinds["down-projection"] = [n for n in names if plots.kind(n) == "down-projection"]
+    wanted = ("up-projection", "QKV", "down-projection")
+    kinds = {kind: [name for name in names if plots.kind(name) == kind] for kind in wanted}
     chosen = [found[len(found) // 2] for found in kinds.values() if found]
     if not kinds["up-projection"]:
         raise HcvizError(

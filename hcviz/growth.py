@@ -95,10 +95,8 @@ def grow(
         if shape != target:
             raise CloneError(
                 f"{name}: widened by {dict(factors)} its shape {tuple(tensor.shape)} becomes "
-                f"{shape}, but "
-                f"{type(source).__name__} wants {target}. This family cannot grow these axes "
-                "apart; "
-                "leave heads and kv_heads out, so that they follow hidden."
+                f"{shape}, but {type(source).__name__} wants {target}. This family cannot grow "
+                "these axes apart; leave heads and kv_heads out, so that they follow hidden."
             )
         assign(wide, name, _widened(name, tensor, axes[name], factors, form, scales))
     if head is not None:
@@ -134,9 +132,7 @@ def scales_of(source, axes, factors, tie, embed_power):
     copies of what it would read once; the final norm's gain (and bias) takes its 1/n.
     """
     family, n = family_of(source.config), factors["hidden"]
-    embedding = source.get_input_embeddings().weight
-    name_of = {id(tensor): name for name, tensor in tensors(source).items()}
-    embed_name = name_of[id(embedding)]
+    embed_name = _embedding_name(source)
     reads_hidden = any(s.axes() == ("hidden",) for dim in axes[embed_name] for s in dim.segments)
     if n == 1 or not reads_hidden:
         return {}, _untied(source) if tie == "untie" and ties(source) else None
@@ -172,25 +168,30 @@ def match_buffers(source, other) -> None:
 
 def share_embedding(source, wide) -> None:
     """Put the one widened embedding in both of its places, and let the class tie the rest."""
-    table = source.get_input_embeddings().weight
-    name = next(name for name, tensor in tensors(source).items() if tensor is table)
-    wide.get_input_embeddings().weight = wide.get_output_embeddings().weight = wide.get_parameter(
-        name
-    )
+    table = wide.get_parameter(_embedding_name(source))
+    wide.get_input_embeddings().weight = wide.get_output_embeddings().weight = table
     wide.tie_weights()
+
+
+def _embedding_name(source) -> str:
+    """Return the input embedding's name among a model's tensors; a tied head may come first."""
+    table = source.get_input_embeddings().weight
+    return next(name for name, tensor in tensors(source).items() if tensor is table)
+
+
+def _head_path(source) -> str:
+    """Return the path of the output head."""
+    return next(p for p, m in source.named_modules() if m is source.get_output_embeddings())
 
 
 def _untied(source):
     """Return the name and the weight of the head that a clone gets for itself."""
-    path = next(p for p, m in source.named_modules() if m is source.get_output_embeddings())
-    return f"{path}.weight", source.get_output_embeddings().weight
+    return f"{_head_path(source)}.weight", source.get_output_embeddings().weight
 
 
 def _axes_of_head(axes: Mapping[str, TensorAxes], source) -> TensorAxes:
     """Return the axes of a tied head used on its own: it reads what the embedding writes."""
-    embedding = source.get_input_embeddings().weight
-    name = next(name for name, tensor in tensors(source).items() if tensor is embedding)
-    index, write = axes[name]
+    index, write = axes[_embedding_name(source)]
     return type(index)("write", index.segments), type(write)("read", write.segments)
 
 
@@ -206,8 +207,7 @@ def final_norm(source, axes) -> list[str]:
     ]
     if not found:
         return []
-    head = next(p for p, m in source.named_modules() if m is source.get_output_embeddings())
-    above = head.rpartition(".")[0]
+    above = _head_path(source).rpartition(".")[0]
     own = [path for path in found if above and path.startswith(f"{above}.")]  # a head with a norm
     last = (own or found)[-1]
     return [f"{last}.{part}" for part in ("weight", "bias") if f"{last}.{part}" in axes]

@@ -143,28 +143,28 @@ def resolve_factors(
 
 
 def resized(config, *, hidden=1, ffn=1, kv_heads=1, group=1, head_dim=1, only_ffn_field=None):
-    """Return a copy of a configuration with its widths multiplied.
+    """Return a copy of a configuration with its widths multiplied, or divided by a ``Fraction``.
 
     ``head_dim`` is written down explicitly, so that it does not follow ``hidden_size / heads``;
     families without such a field ignore it. ``only_ffn_field`` grows one FFN field alone.
     """
     size, wide = widths(config), copy.deepcopy(config)
-    wide.hidden_size = size.hidden * hidden
-    wide.num_attention_heads = size.heads * kv_heads * group
+    wide.hidden_size = int(size.hidden * hidden)
+    wide.num_attention_heads = int(size.heads * kv_heads * group)
     if getattr(config, "num_key_value_heads", None) is not None:
-        wide.num_key_value_heads = size.kv_heads * kv_heads
+        wide.num_key_value_heads = int(size.kv_heads * kv_heads)
     if hidden * size.hidden != size.head_dim * head_dim * wide.num_attention_heads or (
         getattr(config, "head_dim", None) is not None
     ):
         if settable(config, "head_dim"):
-            wide.head_dim = size.head_dim * head_dim
+            wide.head_dim = int(size.head_dim * head_dim)
     for field, value in size.ffn.items():
-        setattr(wide, field, value * (ffn if only_ffn_field in (None, field) else 1))
+        setattr(wide, field, int(value * (ffn if only_ffn_field in (None, field) else 1)))
     for field in family_of(config).follows_hidden:
         if getattr(config, field, None) == size.hidden:
-            setattr(wide, field, size.hidden * hidden)
+            setattr(wide, field, wide.hidden_size)
     for field in family_of(config).grows_with_hidden:
-        setattr(wide, field, getattr(config, field) * hidden)
+        setattr(wide, field, int(getattr(config, field) * hidden))
     return wide
 
 
