@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 from hcviz.blocks import TensorAxes
 from hcviz.errors import CloneError
 from hcviz.expansion import Expansion
-from hcviz.growth import grow, ties
+from hcviz.growth import grow, plan, ties
 from hcviz.infer import heads_follow_hidden, infer
 from hcviz.twin import resolve_fusing
 from hcviz.widths import resolve_factors
@@ -102,7 +102,7 @@ def clone(
             "so there is "
             "nothing that noise could cancel over. Grow hidden, ffn or heads, or use 'symmetric'."
         )
-    wide = grow(model, axes, factors, form, tie, fusing.embed_power)
+    wide = grow(model, plan(model, axes, factors, form, tie, fusing.embed_power))
     if tie == "keep" and ties(model) and not ties(wide):
         warnings.warn(
             f"{type(model).__name__} has no gain in its final norm that could take the tied head's "

@@ -2,13 +2,14 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from hcviz.blocks import TensorAxes, wide_shape
+from hcviz.blocks import Dim, TensorAxes, wide_shape
 from hcviz.errors import CloneError
 from hcviz.expansion import Expansion, widen
 from hcviz.families import family_of
@@ -48,19 +49,45 @@ def ties(model: PreTrainedModel) -> bool:
     return head is not None and head.weight is model.get_input_embeddings().weight
 
 
-@torch.no_grad()
-def grow(
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of every tensor of a source, known from its structure, without its weights."""
+
+    config: PreTrainedConfig
+    """The clone's configuration."""
+    axes: Mapping[str, TensorAxes]
+    factors: Mapping[str, int]
+    form: Expansion
+    scales: Mapping[str, tuple[float, float]]
+    """Folded constants by name: a factor, and what the model adds to a norm's gain."""
+    head: str | None
+    """The name of the head that the clone gets for itself; its source is the tied embedding."""
+    embedding: str
+    """The name of the input embedding."""
+
+    def widened(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Return one tensor of the clone, given the source's (the embedding for :attr:`head`)."""
+        if name == self.head:
+            index, write = self.axes[self.embedding]
+            axes = (Dim("write", index.segments), Dim("read", write.segments))
+            return widen(name, tensor, axes, self.factors, self.form)
+        scale, offset = self.scales.get(name, (1.0, 0.0))
+        wide = widen(name, tensor, self.axes[name], self.factors, self.form, scale)
+        return wide + (scale - 1) * offset if offset and scale != 1 else wide
+
+
+def plan(
     source: PreTrainedModel,
     axes: Mapping[str, TensorAxes],
     factors: Mapping[str, int],
     form: Expansion,
     tie: str,
     embed_power: float | None = None,
-) -> PreTrainedModel:
-    """Build the wide model around the widened tensors; nothing of its size is initialised.
+) -> Plan:
+    """Decide what becomes of every tensor of a source.
 
     Args:
-        source: The model to widen.
+        source: The model to widen; it may be on the meta device.
         axes: The axes of its tensors.
         factors: The factor of each axis.
         form: The expansion.
@@ -69,15 +96,14 @@ def grow(
             as its family does.
 
     Raises:
-        CloneError: Naming the first tensor whose widened shape is not what the wide model wants.
+        CloneError: If the model is tied otherwise than its configuration says.
     """
     config = resized(source.config, **factors)
     config.hcviz = recipe(factors, form, source.config)
     if embed_power is not None:
         config.hcviz["embed_power"] = embed_power
-    found = tensors(source)
     scales, head = scales_of(source, axes, factors, tie, embed_power)
-    odd = sorted(found.keys() ^ axes.keys())
+    odd = sorted(tensors(source).keys() ^ axes.keys())
     if odd and head is None:
         raise CloneError(
             f"{odd[0]} is only in one of the model and the model that its configuration describes. "
@@ -87,21 +113,28 @@ def grow(
     if head is not None:
         config.tie_word_embeddings = False
     config.dtype = source.dtype
+    return Plan(config, axes, factors, form, scales, head, embedding_name(source))
+
+
+@torch.no_grad()
+def grow(source: PreTrainedModel, plan: Plan) -> PreTrainedModel:
+    """Build the wide model around the widened tensors; nothing of its size is initialised.
+
+    Args:
+        source: The model to widen.
+        plan: What becomes of its tensors.
+
+    Raises:
+        CloneError: Naming the first tensor whose widened shape is not what the wide model wants.
+    """
     with init_empty_weights(include_buffers=False):
-        wide = type(source)(config)
-    expected = tensors(wide)
+        wide = type(source)(plan.config)
+    found, expected = tensors(source), tensors(wide)
+    check_shapes(plan, found, expected, type(source))
     for name, tensor in found.items():
-        shape, target = wide_shape(axes[name], factors), tuple(expected[name].shape)
-        if shape != target:
-            raise CloneError(
-                f"{name}: widened by {dict(factors)} its shape {tuple(tensor.shape)} becomes "
-                f"{shape}, but {type(source).__name__} wants {target}. This family cannot grow "
-                "these axes apart; leave heads and kv_heads out, so that they follow hidden."
-            )
-        assign(wide, name, _widened(name, tensor, axes[name], factors, form, scales))
-    if head is not None:
-        name, parameter = head
-        assign(wide, name, widen(name, parameter, _axes_of_head(axes, source), factors, form))
+        assign(wide, name, plan.widened(name, tensor))
+    if plan.head:
+        assign(wide, plan.head, plan.widened(plan.head, source.get_input_embeddings().weight))
     elif ties(source):
         share_embedding(source, wide)
     missing = [name for name, tensor in tensors(wide).items() if tensor.is_meta]
@@ -118,24 +151,33 @@ def grow(
     return wide.eval()
 
 
-def _widened(name, tensor, axes, factors, form, scales) -> torch.Tensor:
-    """Widen one tensor with the constant that is folded into it."""
-    scale, offset = scales.get(name, (1.0, 0.0))
-    wide = widen(name, tensor, axes, factors, form, scale)
-    return wide + (scale - 1) * offset if offset and scale != 1 else wide
+def check_shapes(plan: Plan, found, expected, model_class: type) -> None:
+    """Compare the shapes that tensors grow to with those that the wide model has.
+
+    Raises:
+        CloneError: Naming the first tensor of ``found`` that does not become ``expected``.
+    """
+    for name, tensor in found.items():
+        shape, target = wide_shape(plan.axes[name], plan.factors), tuple(expected[name].shape)
+        if shape != target:
+            raise CloneError(
+                f"{name}: widened by {dict(plan.factors)} its shape {tuple(tensor.shape)} becomes "
+                f"{shape}, but {model_class.__name__} wants {target}. This family cannot grow "
+                "these axes apart; leave heads and kv_heads out, so that they follow hidden."
+            )
 
 
 def scales_of(source, axes, factors, tie, embed_power):
-    """Return the folded constants ``{name: (scale, offset of the gain)}`` and an untied head.
+    """Return the folded constants ``{name: (scale, offset of the gain)}`` and a new head's name.
 
     A model that multiplies embeddings by hidden**p gets them divided by n**p. A tied head reads n
     copies of what it would read once; the final norm's gain (and bias) takes its 1/n.
     """
     family, n = family_of(source.config), factors["hidden"]
-    embed_name = _embedding_name(source)
+    embed_name = embedding_name(source)
     reads_hidden = any(s.axes() == ("hidden",) for dim in axes[embed_name] for s in dim.segments)
     if n == 1 or not reads_hidden:
-        return {}, _untied(source) if tie == "untie" and ties(source) else None
+        return {}, f"{_head_path(source)}.weight" if tie == "untie" and ties(source) else None
     power = family.embed_power if embed_power is None else embed_power
     rounded = embed_power is None
     multiplier = [_multiplier(source, power, width, rounded=rounded) for width in (1, n)]
@@ -149,7 +191,7 @@ def scales_of(source, axes, factors, tie, embed_power):
             offset = family.norm_offset if name.endswith("weight") else 0.0
             scales[name] = (1 / (n * embed_scale), offset)
         return scales, None
-    return scales, _untied(source)
+    return scales, f"{_head_path(source)}.weight"
 
 
 def _multiplier(source, power: float, factor: int, *, rounded: bool) -> float:
@@ -168,12 +210,12 @@ def match_buffers(source, other) -> None:
 
 def share_embedding(source, wide) -> None:
     """Put the one widened embedding in both of its places, and let the class tie the rest."""
-    table = wide.get_parameter(_embedding_name(source))
+    table = wide.get_parameter(embedding_name(source))
     wide.get_input_embeddings().weight = wide.get_output_embeddings().weight = table
     wide.tie_weights()
 
 
-def _embedding_name(source) -> str:
+def embedding_name(source) -> str:
     """Return the input embedding's name among a model's tensors; a tied head may come first."""
     table = source.get_input_embeddings().weight
     return next(name for name, tensor in tensors(source).items() if tensor is table)
@@ -182,17 +224,6 @@ def _embedding_name(source) -> str:
 def _head_path(source) -> str:
     """Return the path of the output head."""
     return next(p for p, m in source.named_modules() if m is source.get_output_embeddings())
-
-
-def _untied(source):
-    """Return the name and the weight of the head that a clone gets for itself."""
-    return f"{_head_path(source)}.weight", source.get_output_embeddings().weight
-
-
-def _axes_of_head(axes: Mapping[str, TensorAxes], source) -> TensorAxes:
-    """Return the axes of a tied head used on its own: it reads what the embedding writes."""
-    index, write = axes[_embedding_name(source)]
-    return type(index)("write", index.segments), type(write)("read", write.segments)
 
 
 def final_norm(source, axes) -> list[str]:

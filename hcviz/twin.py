@@ -11,7 +11,7 @@ from hcviz.blocks import TensorAxes
 from hcviz.errors import CloneError
 from hcviz.expansion import Expansion
 from hcviz.families import family_of
-from hcviz.growth import grow
+from hcviz.growth import grow, plan
 from hcviz.infer import Fusing, infer
 from hcviz.precision import TrueFloat64
 from hcviz.widths import shrunk, widths
@@ -72,7 +72,7 @@ def twin_error(
     """
     twin = random_twin(config, model_class)
     axes = infer(twin.config, model_class, fusing)
-    clone = grow(twin, axes, factors, form, tie, fusing.embed_power)
+    clone = grow(twin, plan(twin, axes, factors, form, tie, fusing.embed_power))
     loop_over_experts(clone)
     length = min(12, getattr(config, "max_position_embeddings", 12))
     ids = torch.randint(
