@@ -1,10 +1,13 @@
 """Metrics: by hand on 4x4, against independent formulas on random input, and over runs."""
 
+import shutil
+
 import numpy as np
 import pytest
 import scipy.linalg
 import tiny
 import torch
+import transformers
 
 import hcviz
 from hcviz.blocks import Dim, Segment
@@ -153,10 +156,53 @@ def test_measure_reads_several_runs_and_skips_copies_where_there_are_none(run, t
     assert set(frame.loc[frame["metric"] == "spectrum", "run"]) == {"wide", "small"}
 
 
+def test_update_is_the_difference_to_the_snapshot_before(run):
+    name = "gpt_neox.layers.0.mlp.dense_h_to_4h.weight"
+    frame = hcviz.measure(run, metrics=["update.spectrum", "ledger"], tensors=f"^{name}$")
+    assert set(frame["metric"]) == {"update.spectrum", "ledger"}
+    rows = frame[frame["metric"] == "update.spectrum"]
+    assert set(rows["step"]) == set(run.steps[1:])
+    before, last = run.steps[-2:]
+    moved = run.tensor(name, last).double() - run.tensor(name, before).double()
+    found = rows.loc[rows["step"] == last, "value"].to_numpy()
+    assert found == pytest.approx(scipy.linalg.svdvals(moved.numpy()), abs=1e-12)
+    assert found[0] > 0
+
+
+def test_moments_are_read_from_the_checkpoint_that_keeps_them(run):
+    """A fresh model fed the same optimizer.pt by torch itself names every moment."""
+    last = run.steps[-1]
+    frame = hcviz.measure(run, metrics=["exp_avg.spectrum", "exp_avg_sq.ledger"])
+    assert set(frame["step"]) == {last}
+    assert (frame.loc[frame["metric"] == "exp_avg_sq.ledger", "value"] == 0).all()
+    model = run.model(last)
+    trainer = transformers.Trainer(model, transformers.TrainingArguments(use_cpu=True))
+    optimizer = trainer.create_optimizer()
+    path = run.path / f"checkpoint-{last}" / "optimizer.pt"
+    optimizer.load_state_dict(torch.load(path, weights_only=True))
+    rows = frame[(frame["metric"] == "exp_avg.spectrum") & (frame["row"] == 0)]
+    assert len(rows) == sum(p.dim() == 2 for p in model.parameters())
+    for tensor, value in zip(rows["tensor"], rows["value"], strict=True):
+        moment = optimizer.state[model.get_parameter(tensor)]["exp_avg"]
+        assert value == pytest.approx(scipy.linalg.svdvals(moment.double().numpy())[0], rel=1e-9)
+
+
+def test_moments_of_another_optimizer_are_refused(run, tmp_path):
+    folder = tmp_path / "run" / "checkpoint-0"
+    shutil.copytree(run.path / f"checkpoint-{run.steps[0]}", folder)
+    shutil.copy(run.path / "run.json", tmp_path / "run")
+    state = {"state": {}, "param_groups": [{"params": [0, 1, 2]}]}
+    torch.save(state, folder / "optimizer.pt")
+    with pytest.raises(HcvizError, match=r"groups of \[3\] parameters"):
+        hcviz.measure(tmp_path / "run", metrics=["exp_avg.ledger"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"metrics": ["cosin"]}, "cosin.*unknown.*cosine"),
+        ({"metrics": ["update.cosin"]}, "update.cosin.*unknown.*update"),
+        ({"metrics": ["grad.ledger"]}, "Gradients are not kept"),
         ({"tensors": "nowhere"}, "No tensor.*nowhere"),
         ({"steps": [77]}, "77"),
     ],

@@ -8,7 +8,8 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from hcviz.errors import HcvizError
-from hcviz.metrics._registry import COLUMNS, METRICS, Row
+from hcviz.metrics._registry import COLUMNS, Row
+from hcviz.metrics._subjects import resolve, subject_tensor
 from hcviz.runs import Run
 
 
@@ -24,7 +25,9 @@ def measure(
 
     Args:
         run: A run, its folder, or several of them.
-        metrics: Names from ``METRICS``: cosine, pairs, ledger, spectrum.
+        metrics: Names from ``METRICS``: cosine, pairs, ledger, spectrum, ... A prefix takes
+            another subject than the weight, where a snapshot has it: ``update.ledger`` (difference
+            to the snapshot before), ``exp_avg.ledger`` and ``exp_avg_sq.ledger`` (Adam's moments).
         tensors: Regular expressions; a tensor that one of them finds is measured. None measures
             all.
         steps: Snapshots to read; those that a run does not have are left out. None reads all.
@@ -41,12 +44,8 @@ def measure(
         >>> frame = measure("runs/demo/symmetric", metrics=["ledger"], tensors="mlp")  # doctest:
         +SKIP
     """
-    unknown = [name for name in metrics if name not in METRICS]
-    if unknown:
-        raise HcvizError(
-            f"metrics={list(metrics)!r}: {', '.join(unknown)} unknown. "
-            f"There are {', '.join(METRICS)}."
-        )
+    for label in metrics:
+        resolve(label)
     runs = run if isinstance(run, list | tuple) else [run]
     patterns = [re.compile(p) for p in ([tensors] if isinstance(tensors, str) else tensors or [""])]
     wanted = None if steps is None else set(steps)
@@ -71,22 +70,26 @@ def measure(
 
 def _measure_tensor(run: Run, step: int, name: str, metrics: Sequence[str]) -> Iterator[Row]:
     """Yield the rows of one tensor at one step."""
-    entries = {m: METRICS[m] for m in metrics if run.is_clone or not METRICS[m].needs_clone}
+    entries = {label: resolve(label) for label in metrics}
+    entries = {m: both for m, both in entries.items() if run.is_clone or not both[1].needs_clone}
     if not entries:
         return
     factors = run.factors if run.is_clone else {}
-    weight = run.tensor(name, step)
     before = [earlier for earlier in run.steps if earlier < step]
     steps = {"start": run.steps[0], "previous": before[-1] if before else None}
-    needed = {extra for entry in entries.values() for extra in entry.needs}
+    subjects = {
+        subject: subject_tensor(run, subject, name, step, steps["previous"])
+        for subject in {subject for subject, _ in entries.values()}
+    }
+    entries = {m: both for m, both in entries.items() if subjects[both[0]] is not None}
+    needed = {extra for _, entry in entries.values() for extra in entry.needs}
     extras = {
         extra: None if steps[extra] is None else run.tensor(name, steps[extra]) for extra in needed
     }
     layer = next((int(word) for word in name.split(".") if word.isdigit()), None)
-    for label, entry in entries.items():
-        for row in entry.function(
-            weight, run.layout[name], factors, **{extra: extras[extra] for extra in entry.needs}
-        ):
+    for label, (subject, entry) in entries.items():
+        needs = {extra: extras[extra] for extra in entry.needs}
+        for row in entry.function(subjects[subject], run.layout[name], factors, **needs):
             yield {
                 "run": run.name,
                 "step": step,

@@ -1,0 +1,96 @@
+"""What a metric is taken of: a weight, or by a prefix its update, gradient or moments of Adam."""
+
+import functools
+from pathlib import Path
+
+import torch
+
+from hcviz.errors import HcvizError
+from hcviz.metrics._registry import METRICS, Entry
+from hcviz.runs import Run
+
+SUBJECTS = {
+    "update": "difference to the snapshot before",
+    "grad": "gradient, while training only",
+    "exp_avg": "first moment of Adam, where a checkpoint keeps it",
+    "exp_avg_sq": "second moment of Adam, where a checkpoint keeps it",
+}
+"""Prefixes of a metric's name: ``update.ledger`` is the ledger of the update."""
+
+
+def resolve(label: str) -> tuple[str, Entry]:
+    """Return the subject ("" is the weight itself) and the metric of a name like ``grad.ledger``.
+
+    Raises:
+        HcvizError: If there is no such metric.
+
+    Example:
+        >>> resolve("update.ledger")[0], resolve("cosine.rows")[0]
+        ('update', '')
+    """
+    subject, _, name = label.partition(".")
+    if subject not in SUBJECTS:
+        subject, name = "", label
+    if name not in METRICS:
+        raise HcvizError(
+            f"The metric {label!r} is unknown. There are {', '.join(METRICS)}; each may carry a "
+            f"prefix: {', '.join(f'{one}.' for one in SUBJECTS)}"
+        )
+    return subject, METRICS[name]
+
+
+def subject_tensor(
+    run: Run, subject: str, name: str, step: int, previous: int | None
+) -> torch.Tensor | None:
+    """Read the subject of a metric from a run; None where this snapshot does not have it.
+
+    Args:
+        run: The run.
+        subject: One of :data:`SUBJECTS`, or "" for the weight.
+        name: The tensor.
+        step: The snapshot.
+        previous: The snapshot before, None at the first.
+
+    Raises:
+        HcvizError: For gradients, which no checkpoint keeps.
+    """
+    if subject == "grad":
+        raise HcvizError(
+            f"Gradients are not kept in checkpoints, so {run.name} has none; "
+            "measure them while the model trains, or take the update: update.ledger."
+        )
+    if subject.startswith("exp_avg"):
+        return _moments(run.path / f"checkpoint-{step}").get(name, {}).get(subject)
+    weight = run.tensor(name, step)
+    if subject == "update":
+        return None if previous is None else weight.double() - run.tensor(name, previous).double()
+    return weight
+
+
+@functools.lru_cache(maxsize=1)
+def _moments(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Read a checkpoint's ``optimizer.pt``, as the Trainer orders it: decayed weights first."""
+    from transformers import AutoConfig, AutoModelForCausalLM, Trainer
+
+    from hcviz.infer import meta_model
+
+    if not (folder / "optimizer.pt").is_file():
+        return {}
+    state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True, mmap=True)
+    config = AutoConfig.from_pretrained(folder)
+    model = meta_model(config, AutoModelForCausalLM._model_mapping[type(config)])
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    decayed = shapes.keys() & set(Trainer.get_decay_parameter_names(None, model))
+    order = sorted(shapes, key=lambda name: name not in decayed)
+    expected = [len(decayed), len(shapes) - len(decayed)]
+    sizes = [len(group["params"]) for group in state["param_groups"]]
+    found = dict(zip(order, (state["state"].get(i, {}) for i in range(sum(sizes))), strict=False))
+    if sizes != expected or any(
+        value.shape not in ((), shapes[name]) for name in found for value in found[name].values()
+    ):
+        raise HcvizError(
+            f"{folder / 'optimizer.pt'} holds groups of {sizes} parameters, where the Trainer's "
+            f"AdamW has {expected} (with weight decay and without) of this model's shapes. Which "
+            "moments are whose cannot be told; measure a checkpoint that the Trainer wrote."
+        )
+    return found
