@@ -121,8 +121,8 @@ def load_corpus(
     documents, origin = read_documents(name_or_path)
     train, heldout = split_documents(documents, holdout=holdout, seed=seed, name=name)
     blocks = {
-        "train": _pack(train, tokenizer, context, f"The training part of {name!r}"),
-        "heldout": _pack(heldout, tokenizer, context, f"The held-out part of {name!r}"),
+        "train": pack(train, tokenizer, context, f"The training part of {name!r}"),
+        "heldout": pack(heldout, tokenizer, context, f"The held-out part of {name!r}"),
     }
     return Corpus(
         name=name,
@@ -162,7 +162,7 @@ def split_documents(
     return train, [document for document in documents if document.group in chosen]
 
 
-def _pack(documents: list[Document], tokenizer: Any, context: int, what: str) -> torch.Tensor:
+def pack(documents: list[Document], tokenizer: Any, context: int, what: str) -> torch.Tensor:
     """Tokenise documents, join them with end-of-text tokens, cut into blocks: int64 [N, C]."""
     rows = tokenizer(
         [document.text for document in documents], add_special_tokens=False, verbose=False

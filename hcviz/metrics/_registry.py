@@ -12,9 +12,10 @@ COLUMNS = ["run", "step", "tensor", "layer", "part", "axis", "metric", "row", "c
 Row = dict[str, Any]
 Metric = Callable[..., Iterator[Row]]
 
-EXTRAS = ("start", "previous")
-"""What a metric may ask for by name: the same tensor at the run's first snapshot, and at the one
-before (None at the first)."""
+EXTRAS = ("start", "previous", "source")
+"""What a metric may ask for by name. One of a weight: the same tensor at the run's first snapshot,
+and at the one before (None at the first). One of a model: the source model (None without a clone).
+"""
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,9 @@ class Entry:
     needs_clone: bool
     """Whether it compares copies; a run without a clone is skipped then."""
     needs: tuple[str, ...] = ()
-    """Further tensors that it is given by keyword; names from :data:`EXTRAS`."""
+    """What else it is given by keyword; names from :data:`EXTRAS`."""
+    of: str = "weight"
+    """What it measures: one ``weight`` after the other, or the whole ``model`` on a text."""
 
     @property
     def help(self) -> str:
@@ -37,17 +40,19 @@ METRICS: dict[str, Entry] = {}
 
 
 def metric(
-    name: str, *, needs_clone: bool = True, needs: tuple[str, ...] = ()
+    name: str, *, needs_clone: bool = True, needs: tuple[str, ...] = (), of: str = "weight"
 ) -> Callable[[Metric], Metric]:
     """Register a metric under a name for :func:`hcviz.measure`.
 
     The function takes a wide weight, its axes in source units and the factors, and by keyword what
     it ``needs``. It yields rows: a dict with ``value`` and, where they say something, ``part``,
-    ``axis``, ``row`` and ``col``.
+    ``axis``, ``row`` and ``col``. One ``of="model"`` takes a model in eval mode, token ids
+    ``[batch, length]``, the axes of all its tensors and the factors; its rows also hold ``tensor``,
+    the path of a module.
     """
 
     def register(function: Metric) -> Metric:
-        METRICS[name] = Entry(function, needs_clone, needs)
+        METRICS[name] = Entry(function, needs_clone, needs, of)
         return function
 
     return register
@@ -56,6 +61,11 @@ def metric(
 def exact_pieces(weight: torch.Tensor, axes: TensorAxes, factors) -> Iterator[Blocks]:
     """Yield the pieces of a weight in float64, where one bit of difference shows."""
     return pieces(weight.double(), axes, factors)
+
+
+def layer_of(name: str) -> int | None:
+    """Return the layer that the name of a tensor or module tells."""
+    return next((int(word) for word in name.split(".") if word.isdigit()), None)
 
 
 def is_table(axes: TensorAxes) -> bool:

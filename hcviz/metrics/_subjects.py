@@ -36,6 +36,8 @@ def resolve(label: str) -> tuple[str, Entry]:
             f"The metric {label!r} is unknown. There are {', '.join(METRICS)}; each may carry a "
             f"prefix: {', '.join(f'{one}.' for one in SUBJECTS)}"
         )
+    if subject and METRICS[name].of == "model":
+        raise HcvizError(f"{label!r}: {name} measures a whole model, which has no {subject}.")
     return subject, METRICS[name]
 
 

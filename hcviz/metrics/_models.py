@@ -1,0 +1,83 @@
+"""Metrics of whole models: the text they read, the source they are compared with, their rows."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from hcviz.corpus import pack, split_documents
+from hcviz.decloning import declone
+from hcviz.documents import read_documents
+from hcviz.errors import HcvizError
+from hcviz.metrics._registry import METRICS, Row, layer_of
+from hcviz.runs import Run
+from hcviz.sources import load, tokenizer_for
+
+BLOCKS, LENGTH = 4, 256
+"""Of the default text: held-out blocks, and the most tokens in one."""
+
+
+def measure_models(
+    run: Run, steps: Sequence[int], metrics: Sequence[str], *, batch: torch.Tensor | None, source
+) -> Iterator[Row]:
+    """Yield the rows of metrics of the whole model, one snapshot in memory at a time."""
+    entries = {m: METRICS[m] for m in metrics if run.is_clone or not METRICS[m].needs_clone}
+    if not entries:
+        return
+    compares = any("source" in entry.needs for entry in entries.values())
+    source = source_of(run, source) if compares else None
+    for step in steps:
+        model = run.model(step)
+        batch = text_of(run, model) if batch is None else batch
+        ids = batch.to(model.device)
+        for label, entry in entries.items():
+            extras = {"source": source} if "source" in entry.needs else {}
+            factors = run.factors if run.is_clone else {}
+            for row in entry.function(model, ids, run.layout, factors, **extras):
+                where = {"run": run.name, "step": step, "layer": layer_of(row["tensor"])}
+                yield {**where, "part": "", "metric": label, **row}
+
+
+def text_of(run: Run, model: Any) -> torch.Tensor:
+    """Return the first held-out blocks of a run's corpus as its model's tokens: int64 [B, C].
+
+    Raises:
+        HcvizError: If the corpus cannot be read again.
+    """
+    corpus = {"name": "asv", "context": LENGTH, "holdout": 0.05, "seed": 0}
+    corpus |= run.info.get("corpus") or {}
+    most = getattr(model.config, "max_position_embeddings", None) or LENGTH
+    length = min(corpus["context"], LENGTH, most)
+    try:
+        documents, _ = read_documents(corpus["name"])
+    except HcvizError as error:
+        raise HcvizError(
+            f"The corpus {corpus['name']!r} of {run.name} cannot be read again: {error} Pass "
+            "batch=..., token ids [batch, length]."
+        ) from error
+    name = corpus["name"]
+    _, heldout = split_documents(
+        documents, holdout=corpus["holdout"], seed=corpus["seed"], name=name
+    )
+    return pack(heldout, tokenizer_for(model), length, f"The held-out part of {name!r}")[:BLOCKS]
+
+
+def source_of(run: Run, source: Any) -> Any:
+    """Return the source model of a run; None if it did not start from a clone.
+
+    A clone before its first step, projected on its symmetric part, is its source: what an expansion
+    adds cancels there.
+
+    Raises:
+        HcvizError: If the snapshot before the first step is gone and the source is not named.
+    """
+    recipe = run.info.get("clone") or {}
+    if source is None and run.is_clone and run.steps[0] == 0:
+        return declone(run.model(0))[0]
+    source = recipe.get("source") if source is None else source
+    if source is None and run.is_clone:
+        raise HcvizError(
+            f"{run.name} has no snapshot of step 0, which holds its source, and run.json does not "
+            "name it. Pass source=..., a model or what hcviz.load takes."
+        )
+    return load(source)[0] if isinstance(source, str) else source

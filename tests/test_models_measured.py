@@ -1,0 +1,71 @@
+"""Metrics of whole models in measure(): what they are given, and what becomes of their rows."""
+
+import pytest
+import tiny
+import torch
+
+import hcviz
+from hcviz.corpus import load_corpus
+from hcviz.errors import HcvizError
+from hcviz.metrics import METRICS, metric
+from hcviz.metrics._models import source_of, text_of
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    wide = hcviz.clone(tiny.model("gpt_neox"), expansion="noisy-symmetric")
+    return hcviz.train(
+        wide, out=folder / "wide", corpus=tiny.write_text(folder), tokenizer=tiny.tokenizer(),
+        steps=2, snapshots=2, batch_size=2, context=16, eval_blocks=2, progress=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def seen():
+    """Register a metric that keeps what it is given."""
+    calls = []
+
+    @metric("seen", of="model", needs=("source",))
+    def seen(model, batch, layout, factors, source=None):
+        """Keep everything."""
+        calls.append((model, batch, layout, factors, source))
+        yield {"tensor": "gpt_neox.layers.1", "axis": "R", "value": 1.0}
+        yield {"tensor": "gpt_neox.layers.0.mlp", "axis": "N", "value": 2.0}
+
+    yield calls
+    del METRICS["seen"]
+
+
+def test_a_metric_of_the_model_gets_the_text_the_axes_and_the_source(run, seen):
+    frame = hcviz.measure(run, metrics=["seen", "ledger"], tensors=["mlp"])
+    rows = frame[frame["metric"] == "seen"]
+    assert list(rows["step"]) == run.steps
+    assert set(rows["tensor"]) == {"gpt_neox.layers.0.mlp"}  # tensors= chooses modules too
+    assert list(rows["layer"]) == [0, 0]
+    assert set(frame["metric"]) == {"seen", "ledger"}
+    (model, batch, layout, factors, source), _ = seen
+    assert not model.training
+    assert batch.shape == (4, 16)
+    assert factors == run.factors
+    assert layout is run.layout
+    torch.testing.assert_close(source(batch).logits, run.model(0)(batch).logits)
+
+
+def test_the_text_is_held_out_text_and_may_be_the_callers(run, seen):
+    corpus = load_corpus(run.info["corpus"]["name"], tokenizer=tiny.tokenizer(), context=16)
+    torch.testing.assert_close(text_of(run, run.model()), corpus.heldout[:4])
+    mine = torch.arange(6).view(1, 6)
+    hcviz.measure(run, metrics=["seen"], steps=[0], batch=mine)
+    torch.testing.assert_close(seen[0][1], mine)
+
+
+def test_the_source_may_be_named(run):
+    mine = tiny.model("gpt_neox")
+    assert source_of(run, mine) is mine
+    assert source_of(run, "nano:llama").config.model_type == "llama"
+
+
+def test_a_model_has_no_update(run, seen):
+    with pytest.raises(HcvizError, match=r"whole model.*update"):
+        hcviz.measure(run, metrics=["update.seen"])
