@@ -9,7 +9,7 @@ import pandas as pd
 
 from hcviz.errors import HcvizError
 
-HISTORY = ["run", "step", "tokens", "split", "loss", "lr", "seconds"]
+HISTORY = ["run", "step", "tokens", "split", "loss", "lr", "seconds", "flops", "seed"]
 
 
 class Run:
@@ -69,8 +69,12 @@ class Run:
 
     @property
     def history(self) -> pd.DataFrame:
-        """Losses, tidy: run, step, tokens, split (train or heldout), loss, lr, seconds."""
-        rows = []
+        """Losses, tidy: run, step, tokens, split (train or heldout), loss, lr, seconds, ...
+
+        And flops, 6 N per token, N being the parameters outside the tables of vocabulary and
+        positions (empty in a run that does not log them); and the run's seed.
+        """
+        rows, seed = [], self.info.get("seed")
         for row in self._log():
             for key, split in (("loss", "train"), ("eval_loss", "heldout")):
                 if key in row:
@@ -81,7 +85,7 @@ class Run:
                         row[key],
                         row.get("learning_rate"),
                     )
-                    rows.append((self.name, *values, row.get("seconds")))
+                    rows.append((self.name, *values, row.get("seconds"), row.get("flops"), seed))
         return pd.DataFrame(rows, columns=HISTORY)
 
     def names(self, step: int | None = None) -> list[str]:

@@ -31,6 +31,7 @@ class SnapshotTrainer(Trainer):
         self.tokens_per_step = tokens_per_step
         self.started: float | None = None
         self.use_cache = getattr(kwargs["model"].config, "use_cache", True)
+        self.flops_per_token = 6 * inner_parameters(kwargs["model"])
         super().__init__(**kwargs)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
@@ -86,11 +87,12 @@ class SnapshotTrainer(Trainer):
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the tokens seen and the seconds of training, over all resumed parts."""
+        """Add the tokens seen, FLOPs and seconds of training, over all resumed parts."""
         if self.started is None:
             done = [row["seconds"] for row in self.state.log_history if "seconds" in row]
             self.started = time.perf_counter() - (done[-1] if done else 0.0)
         logs["tokens"] = self.state.global_step * self.tokens_per_step
+        logs["flops"] = float(logs["tokens"] * self.flops_per_token)
         logs["seconds"] = round(time.perf_counter() - self.started, 3)
         super().log(logs, start_time)
 
@@ -182,6 +184,18 @@ class Bar(TrainerCallback):
         """Close the bar, also after an error."""
         if hasattr(self, "bar"):
             self.bar.close()
+
+
+def inner_parameters(model: Any) -> int:
+    """Count the parameters outside the tables of vocabulary and positions and the unembedding.
+
+    Six times their number is the usual estimate of a training token's FLOPs (Kaplan et al., 2020,
+    section 2.1): forward and backward, without the attention's scores.
+    """
+    tables = {m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    head = model.get_output_embeddings()
+    tables |= {head.weight} if head is not None else set()
+    return sum(p.numel() for p in model.parameters() if p not in tables)
 
 
 def drop_resume_files(folder: Path) -> None:
