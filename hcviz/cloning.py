@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 from hcviz.blocks import TensorAxes
 from hcviz.errors import CloneError
 from hcviz.expansion import Expansion
-from hcviz.growth import grow, plan, ties
+from hcviz.growth import Plan, grow, plan
 from hcviz.infer import heads_follow_hidden, infer
 from hcviz.twin import resolve_fusing
 from hcviz.widths import resolve_factors
@@ -63,15 +63,44 @@ def clone(
         >>> wide.config.hidden_size, wide.config.num_attention_heads
         (64, 8)
     """
+    if isinstance(model, PreTrainedModel) and model.device.type == "meta":
+        raise CloneError(
+            f"This {type(model).__name__} is on the meta device and has no weights to clone. "
+            "Load it with from_pretrained() onto a real device."
+        )
+    found = decide(
+        model, hidden=hidden, ffn=ffn, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
+        expansion=expansion, snr_db=snr_db, seed=seed, tie=tie, check=check,
+    )  # fmt: skip
+    return grow(model, found)
+
+
+def decide(
+    model: PreTrainedModel,
+    *,
+    hidden: int = 2,
+    ffn: int | None = None,
+    heads: int | None = None,
+    kv_heads: int | None = None,
+    head_dim: int = 1,
+    expansion: str = "symmetric",
+    snr_db: float | None = None,
+    seed: int = 0,
+    tie: str = "keep",
+    check: bool = True,
+) -> Plan:
+    """Say what :func:`clone` will do with every tensor; the weights are not looked at.
+
+    Args:
+        model: The source; it may be on the meta device. The others are those of :func:`clone`.
+
+    Raises:
+        CloneError: As :func:`clone` does.
+    """
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
             f"clone() widens a transformers model, and got {type(model).__name__}. "
             "Load it with AutoModelForCausalLM.from_pretrained(...) first."
-        )
-    if model.device.type == "meta":
-        raise CloneError(
-            f"This {type(model).__name__} is on the meta device and has no weights to clone. "
-            "Load it with from_pretrained() onto a real device."
         )
     if not model.can_generate() or model.config.is_encoder_decoder:
         raise CloneError(
@@ -93,7 +122,6 @@ def clone(
             f"only, and the call asks for {grown}. Leave heads and kv_heads out, or set "
             f"heads={hidden}."
         )
-
     fusing = resolve_fusing(model.config, type(model), factors, form, tie, check=check)
     axes = infer(model.config, type(model), fusing)
     if form.form.startswith("noisy") and not _reads_copies(axes, factors):
@@ -102,15 +130,15 @@ def clone(
             "so there is "
             "nothing that noise could cancel over. Grow hidden, ffn or heads, or use 'symmetric'."
         )
-    wide = grow(model, plan(model, axes, factors, form, tie, fusing.embed_power))
-    if tie == "keep" and ties(model) and not ties(wide):
+    result = plan(model, axes, factors, form, tie, fusing.embed_power)
+    if tie == "keep" and result.head:
         warnings.warn(
             f"{type(model).__name__} has no gain in its final norm that could take the tied head's "
             f"1/{factors['hidden']}: the clone's head is untied "
             "(config.tie_word_embeddings=False).",
-            stacklevel=2,
+            stacklevel=3,
         )
-    return wide
+    return result
 
 
 def _reads_copies(axes: dict[str, TensorAxes], factors: dict[str, int]) -> bool:
