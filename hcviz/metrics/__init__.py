@@ -1,6 +1,6 @@
 """Numbers that see copies: pure functions of one wide weight and its axes, registered by name."""
 
-from hcviz.metrics import _copies, _spectra  # noqa: F401  (loading a file registers its metrics)
+from hcviz.metrics import _copies, _evolution, _spectra  # noqa: F401  (loading registers metrics)
 from hcviz.metrics._measure import measure
 from hcviz.metrics._registry import COLUMNS, METRICS, Entry, metric
 

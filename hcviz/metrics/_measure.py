@@ -96,8 +96,10 @@ def _measure_tensor(run: Run, step: int, name: str, metrics: Sequence[str]) -> I
     entries = {m: both for m, both in entries.items() if subjects[both[0]] is not None}
     needed = {extra for _, entry in entries.values() for extra in entry.needs}
     extras = {
-        extra: None if steps[extra] is None else run.tensor(name, steps[extra]) for extra in needed
+        extra: None if steps[extra] is None else run.tensor(name, steps[extra])
+        for extra in needed & steps.keys()
     }
+    extras["gap"] = step - before[-1] if before else None
     for label, (subject, entry) in entries.items():
         needs = {extra: extras[extra] for extra in entry.needs}
         for row in entry.function(subjects[subject], run.layout[name], factors, **needs):

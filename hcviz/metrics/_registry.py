@@ -12,10 +12,10 @@ COLUMNS = ["run", "step", "tensor", "layer", "part", "axis", "metric", "row", "c
 Row = dict[str, Any]
 Metric = Callable[..., Iterator[Row]]
 
-EXTRAS = ("start", "previous", "source")
+EXTRAS = ("start", "previous", "gap", "source")
 """What a metric may ask for by name. One of a weight: the same tensor at the run's first snapshot,
-and at the one before (None at the first). One of a model: the source model (None without a clone).
-"""
+and at the one before (None at the first), and how many steps ago that was. One of a model: the
+source model (None without a clone)."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def resolve(label: str) -> tuple[str, Entry]:
         ('update', '')
     """
     subject, _, name = label.partition(".")
-    if subject not in SUBJECTS:
+    if label in METRICS or subject not in SUBJECTS:
         subject, name = "", label
     if name not in METRICS:
         raise HcvizError(
