@@ -111,6 +111,8 @@ class Blocks:
     read_copies: tuple[int, ...]
     copy_axes: tuple[str, ...]
     """The axis of each leading dimension of ``view``."""
+    inner_axes: tuple[str | None, ...]
+    """The axis of each of the other dimensions of ``view``."""
     rows: int
 
     def grid(self) -> torch.Tensor:
@@ -180,7 +182,8 @@ def _blocks(piece: torch.Tensor, axes: TensorAxes, segments: list[Segment], fact
         view=view,
         write_copies=tuple(size for kind, _, _, size in found if kind == 0),
         read_copies=tuple(size for kind, _, _, size in found if kind == 1),
-        copy_axes=tuple(axis for kind, axis, _, _ in found if kind < 2),
+        copy_axes=tuple(axis for kind, axis, *_ in found if kind < 2),
+        inner_axes=tuple(axis for kind, axis, *_ in found if kind >= 2),
         rows=rows,
     )
 

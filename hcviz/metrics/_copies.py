@@ -1,12 +1,50 @@
 """Metrics of copies: how alike they are, and how much of a weight has left them."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from hcviz.blocks import SYMMETRY, TensorAxes
+from hcviz.blocks import SYMMETRY, Blocks, TensorAxes
 from hcviz.metrics._registry import Row, exact_pieces, is_table, metric
+
+
+def baseline(entries: int, *, sigmas: float = 2.0) -> float:
+    """Return how far from zero the cosine of unrelated weights reaches: sigmas / sqrt(entries).
+
+    Two vectors of c entries, one of them in a random direction, have a cosine of mean 0 and
+    variance 1 / c. A mean of independent ones divides further, so ``entries`` counts all that goes
+    in: c for ``cosine.rows``, rows * c for ``pairs`` and ``angle``, and for ``cosine``; with n
+    copies times n (n - 1) / 2 pairs.
+
+    Args:
+        entries: Length of the vectors times the number of cosines in the mean.
+        sigmas: How many standard deviations.
+
+    Example:
+        >>> baseline(128), baseline(1024 * 128)  # a row of 128 entries, the mean of 1024 such rows
+        (0.1767766952966369, 0.005524271728019903)
+    """
+    return sigmas / math.sqrt(entries)
+
+
+def _mean_cosine(copies: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the cosine along the last dimension, mean over the pairs of copies."""
+    found = [torch.cosine_similarity(a, b, dim=-1) for a, b in itertools.combinations(copies, 2)]
+    return torch.stack(found).mean(0)
+
+
+def _row_copies(weight: torch.Tensor, axes: TensorAxes, factors) -> Iterator[tuple[Blocks, list]]:
+    """Yield each piece of a matrix with the copies that its rows read, [n_written, rows, cols].
+
+    Nothing in an embedding reads copies; its rows are tokens, its copies written.
+    """
+    for blocks in exact_pieces(weight, axes, factors) if len(axes) == 2 else ():
+        grid = blocks.grid()  # [n_written, n_read, rows, cols]
+        copies = (grid.permute(1, 0, 3, 2) if is_table(axes) else grid).unbind(1)
+        if len(copies) > 1:
+            yield blocks, copies
 
 
 @metric("cosine")
@@ -16,20 +54,74 @@ def cosine(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -
     For n copies it is the mean over their pairs. Rows are outputs; an embedding's are its tokens.
     It ignores scale, and says nothing of how written copies (rows) relate to each other.
     """
-    if len(axes) != 2:
-        return
-    for blocks in exact_pieces(weight, axes, factors):
-        grid = blocks.grid()  # [n_written, n_read, rows, cols]
-        if is_table(axes):
-            grid = grid.permute(1, 0, 3, 2)
-        copies = grid.unbind(1)
-        if len(copies) < 2:
+    for blocks, copies in _row_copies(weight, axes, factors):
+        yield {"part": blocks.part, "value": _mean_cosine(copies).mean().item()}
+
+
+@metric("cosine.rows")
+def cosine_rows(
+    weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]
+) -> Iterator[Row]:
+    """The same for every row; row counts the outputs, the first written copy's first."""
+    for blocks, copies in _row_copies(weight, axes, factors):
+        for row, value in enumerate(_mean_cosine(copies).flatten().tolist()):
+            yield {"part": blocks.part, "row": row, "value": value}
+
+
+@metric("cosine.baseline")
+def cosine_baseline(
+    weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]
+) -> Iterator[Row]:
+    """Two standard deviations of ``cosine`` for unrelated weights of this shape."""
+    for blocks, copies in _row_copies(weight, axes, factors):
+        pairs = len(copies) * (len(copies) - 1) // 2
+        yield {"part": blocks.part, "value": baseline(copies[0].numel() * pairs)}
+
+
+@metric("cosine.heads")
+def cosine_heads(
+    weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]
+) -> Iterator[Row]:
+    """Cosine between the copies of every attention head, written or read; row is its source's head.
+
+    A head's vector is all that the weight holds of it; for more than two copies it is the mean over
+    their pairs.
+    """
+    for blocks in exact_pieces(weight, axes, factors) if len(axes) == 2 else ():
+        levels = [*blocks.copy_axes, *blocks.inner_axes]
+        where = [d for d, axis in enumerate(levels) if axis in ("kv_heads", "group")]
+        copies = [d for d in where if d < len(blocks.copy_axes)]
+        if not copies:
             continue
-        pairs = [
-            torch.cosine_similarity(a, b, dim=-1).mean()
-            for a, b in itertools.combinations(copies, 2)
-        ]
-        yield {"part": blocks.part, "value": torch.stack(pairs).mean().item()}
+        first = blocks.view.movedim(where, tuple(range(len(where))))  # copies, heads, the rest
+        flat = first.flatten(len(where)).flatten(len(copies), -2).flatten(0, len(copies) - 1)
+        for row, value in enumerate(_mean_cosine(flat).tolist()):
+            yield {"part": blocks.part, "row": row, "value": value}
+
+
+@metric("angle", needs=("start",))
+def angle(
+    weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int], *, start: torch.Tensor
+) -> Iterator[Row]:
+    """Angle in degrees of every block to the source's weight; row: written copy, col: read copy.
+
+    The source's weight is the symmetric part of the run's first snapshot, so that no source model
+    is needed; for a noisy or random expansion that is exact up to rounding. Blocks without length
+    have no angle (NaN).
+    """
+    for blocks, before in zip(
+        exact_pieces(weight, axes, factors), exact_pieces(start, axes, factors), strict=True
+    ):
+        if len(axes) != 2 or not blocks.copy_axes:
+            continue
+        source = torch.nn.functional.normalize(before.grid().mean((0, 1)).flatten(), dim=0)
+        grid = blocks.grid().flatten(2)
+        grid = grid / grid.norm(dim=-1, keepdim=True)
+        # Stable near zero and 180 degrees, where the cosine is flat.
+        apart, along = (grid - source).norm(dim=-1), (grid + source).norm(dim=-1)
+        degrees = torch.rad2deg(2 * torch.atan2(apart, along)).tolist()
+        for row, col in itertools.product(range(len(degrees)), range(len(degrees[0]))):
+            yield {"part": blocks.part, "row": row, "col": col, "value": degrees[row][col]}
 
 
 @metric("pairs")
