@@ -89,13 +89,9 @@ def decide(
     tie: str = "keep",
     check: bool = True,
 ) -> Plan:
-    """Say what :func:`clone` will do with every tensor; the weights are not looked at.
+    """Say what :func:`clone` would do with every tensor of a model that may be on the meta device.
 
-    Args:
-        model: The source; it may be on the meta device. The others are those of :func:`clone`.
-
-    Raises:
-        CloneError: As :func:`clone` does.
+    Takes and raises what :func:`clone` does.
     """
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
