@@ -21,6 +21,7 @@ _ROOM = {
     "train": "training",
     "Run": "runs",
     "measure": "metrics",
+    "escape": "escaping",
     "explore": "exploring",
     "run_arms": "demo",
     "recorded": "recording",

@@ -24,6 +24,7 @@ ROOMS = """
     decloning lockstep census cloning verifying
     documents corpus sources dropout schedule record arguments trainer
     runs training pretraining metrics recording
+    escaping
     theme plots
     claims demo figures report exploring cli_common cli_models cli_runs cli __main__
 """.split()
