@@ -1,6 +1,8 @@
 """Read a training run from disk, lazily: steps, history, single tensors, blocks, whole models."""
 
 import json
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,9 @@ from typing import Any
 import pandas as pd
 
 from hcviz.errors import HcvizError
+from hcviz.places import Place, Revision, Where, find_places
+from hcviz.stored import Stored, damaged, stamp, weight_files
+from hcviz.tables import read_live
 
 HISTORY = ["run", "step", "tokens", "split", "loss", "lr", "seconds", "flops", "seed"]
 
@@ -32,40 +37,89 @@ class Run:
         torch.Size([2048, 256])
     """
 
-    def __init__(self, path: str | Path):
-        """Open the folder."""
-        self.path = Path(path)
-        if not self.path.is_dir():
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        places: Mapping[int, Place] | None = None,
+        info: Mapping[str, Any] | None = None,
+    ):
+        """Open the folder; ``places`` and ``info`` are what `Run.of` found."""
+        self.path, self._places, self._info = Path(path), places, info
+        self._read: dict[int, Stored] = {}
+        if places is None and not self.path.is_dir():
             raise HcvizError(
                 f"{self.path} is not a folder. Give the folder that hcviz train wrote (its --out)."
             )
         if not self.steps:
             raise HcvizError(
                 f"{self.path} holds no whole checkpoint (checkpoint-N/model.safetensors). "
-                "Give the folder that hcviz train wrote, or train again."
+                "Give the folder that hcviz train wrote, or train again. For checkpoints of "
+                "another trainer: Run.of(...)."
             )
+
+    @classmethod
+    def of(
+        cls,
+        where: Where,
+        *,
+        revisions: Sequence[str] | None = None,
+        factors: Mapping[str, Any] | None = None,
+        source: Any = None,
+        label: str | None = None,
+    ) -> "Run":
+        """Open checkpoints that any other program wrote.
+
+        Args:
+            where: A folder of checkpoint folders, one checkpoint, a list of them,
+                ``{step: folder}``, or the id of a repository of the hub with ``revisions``.
+            revisions: Revisions of the repository, each fetched when it is first read.
+            factors: How the model was cloned, as in `hcviz.clone`: ``{"hidden": 2}``.
+            source: Instead of ``factors``: the source's configuration, model or folder, whose
+                widths are compared with the run's. With neither, what the configuration's
+                ``hcviz`` entry says; without one the run counts as no clone.
+            label: The run's name; by default that of the folder or the repository.
+
+        Raises:
+            HcvizError: If nothing is found, or the factors do not fit the model.
+
+        Example:
+            >>> Run.of("org/model", revisions=["step0", "step512"], factors={"hidden": 2}).steps
+            [0, 512]
+        """
+        several = not isinstance(where, str | Path)
+        places = find_places(where, revisions)
+        run = cls(label or "checkpoints" if several else where, places=places, info={})
+        run._info = {"label": label, "asked": factors, "source": source}
+        return run
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}: {self.name}, steps {self.steps[0]} to {self.steps[-1]})"
 
     @property
     def steps(self) -> list[int]:
-        """The steps with a whole snapshot, in order."""
+        """The steps with a snapshot, in order; it may hold chosen tensors only."""
+        if self._places is not None:
+            return list(self._places)
         names = (
             folder.name.removeprefix("checkpoint-") for folder in self.path.glob("checkpoint-*")
         )
-        return sorted(int(name) for name in names if name.isdigit() and self._files(int(name)))
+        return sorted(
+            int(name) for name in names if name.isdigit() and weight_files(self._folder(int(name)))
+        )
 
     @property
     def info(self) -> dict[str, Any]:
         """``run.json``: source, clone recipe, seed, corpus, versions; {} without one."""
+        if self._info is not None:
+            return {"label": self._info["label"], "clone": self._recipe}
         path = self.path / "run.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     @property
     def name(self) -> str:
         """The run's label, or its folder's name."""
-        return self.info.get("label") or self.path.name
+        return (self._info or self.info).get("label") or self.path.name
 
     @property
     def history(self) -> pd.DataFrame:
@@ -88,9 +142,20 @@ class Run:
                     rows.append((self.name, *values, row.get("seconds"), row.get("flops"), seed))
         return pd.DataFrame(rows, columns=HISTORY)
 
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """What was measured while the run was trained, as `hcviz.measure` gives it."""
+        return read_live(self.path).assign(run=self.name)
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """Where measurements of this run are kept; a recording keeps its own table."""
+        recording = (self.path.parent / "recorded.json").is_file()
+        return None if recording or not self.path.is_dir() else self.path
+
     def names(self, step: int | None = None) -> list[str]:
         """Return the names of the stored tensors, as the model has them (tied weights once)."""
-        return sorted(self._index(self._step(step)))
+        return self.stored(step).names()
 
     def tensor(self, name: str, step: int | None = None) -> Any:
         """Read one tensor of one snapshot, without the rest of the file.
@@ -105,25 +170,26 @@ class Run:
         Raises:
             HcvizError: If there is no such step or tensor, or the file is damaged.
         """
-        from safetensors import SafetensorError, safe_open
-
-        step = self._step(step)
-        index = self._index(step)
-        if name not in index:
-            similar = [
-                other for other in sorted(index) if name.split(".")[-2:] == other.split(".")[-2:]
-            ]
-            raise HcvizError(
-                f"{self.name} has no tensor {name!r} at step {step}. It has {len(index)}, for "
-                "example "
-                f"{', '.join((similar or sorted(index))[:4])}."
-            )
+        stored = self.stored(step)
         try:
-            path, key = index[name]
-            with safe_open(path, framework="pt") as file:
-                return file.get_tensor(key)
-        except (SafetensorError, OSError) as error:
-            raise self._damaged(path, error) from error
+            return stored.tensor(name)
+        except KeyError:
+            names = stored.names()
+        similar = [other for other in names if name.split(".")[-2:] == other.split(".")[-2:]]
+        kept = f" (kept were those that {stored.kept!r} finds)" if stored.kept else ""
+        raise HcvizError(
+            f"{self.name} has no tensor {name!r} at step {self._step(step)}. It has {len(names)}"
+            f"{kept}, for example {', '.join((similar or names)[:4])}."
+        )
+
+    def stored(self, step: int | None = None) -> Stored:
+        """Return one snapshot's files, which know what they hold; the last by default."""
+        step = self._step(step)
+        folder = self._folder(step)
+        known = self._read.get(step)
+        if known is None or known.stamp != stamp(folder):
+            known = self._read[step] = Stored(folder)
+        return known
 
     def blocks(self, name: str, step: int | None = None) -> Any:
         """Read one weight as a grid of source-shaped blocks: [n_written, n_read, rows, cols].
@@ -138,89 +204,83 @@ class Run:
     @property
     def is_clone(self) -> bool:
         """Whether the run started from a clone, so that its weights have blocks."""
-        return bool((self.info.get("clone") or {}).get("factors"))
+        return bool((self._recipe or {}).get("factors"))
 
     @property
     def factors(self) -> dict[str, Any]:
         """How many times each axis was repeated by the clone this run started from."""
-        clone = self.info.get("clone") or {}
-        if not clone.get("factors"):
+        factors = (self._recipe or {}).get("factors")
+        if not factors:
             raise HcvizError(
                 f"{self.name} did not start from a clone (no clone recipe in its run.json), so its "
                 "weights have no blocks. Train a model that hcviz clone made, or pass the recipe "
-                "of the clone it is compared with: info={'clone': ...}."
+                "of the clone it is compared with: info={'clone': ...}, or Run.of(..., factors=)."
             )
-        return clone["factors"]
+        found = {axis: Fraction(factor) for axis, factor in factors.items()}
+        return {axis: int(f) if f.denominator == 1 else f for axis, f in found.items()}
+
+    @property
+    def _recipe(self) -> dict[str, Any] | None:
+        """How the model was cloned: as asked, as recorded, or as its configuration says."""
+        return self._asked if self._info is not None else self.info.get("clone", self._asked)
+
+    @cached_property
+    def _asked(self) -> dict[str, Any] | None:
+        from hcviz.widths import factors_between, resolve_factors
+
+        asked = self._info or {}
+        if asked.get("asked"):
+            return {"factors": resolve_factors(self.config, **asked["asked"])}
+        if asked.get("source") is not None:
+            return {"factors": factors_between(_config_of(asked["source"]), self.config)}
+        return getattr(self.config, "hcviz", None)
+
+    @cached_property
+    def config(self) -> Any:
+        """The configuration of the model."""
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(self._folder(self.steps[0]))
 
     @cached_property
     def layout(self) -> Any:
         """Which axes every tensor has, in units of the source, from the configuration."""
-        from transformers import AutoConfig
-
         from hcviz.layouts import layout
 
-        config = AutoConfig.from_pretrained(self._folder(self.steps[0]))
-        return layout(config, factors=self.factors if self.is_clone else None)
+        return layout(self.config, factors=self.factors if self.is_clone else None)
 
     def model(self, step: int | None = None) -> Any:
-        """Load one snapshot as a model in eval mode."""
+        """Load one snapshot as a model in eval mode.
+
+        Raises:
+            HcvizError: If chosen tensors only were kept of it, or a file is damaged.
+        """
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
 
         from hcviz.quiet import quiet
 
-        folder = self._folder(self._step(step))
+        stored = self.stored(step)
+        if stored.kept is not None:
+            whole = [step for step in self.steps if self.stored(step).kept is None]
+            raise HcvizError(
+                f"Of step {self._step(step)} {self.name} keeps {len(stored.names())} tensors only "
+                f"(keep={stored.kept!r}), not a whole model. Whole are the steps "
+                f"{', '.join(map(str, whole)) or 'none'}; single tensors: run.tensor(name, step)."
+            )
+        folder = stored.folder
         try:
             with quiet():
                 return AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True).eval()
         except (SafetensorError, OSError, ValueError) as error:
-            raise self._damaged(folder, error) from error
+            raise damaged(folder, error) from error
 
     def _folder(self, step: int) -> Path:
-        return self.path / f"checkpoint-{step}"
-
-    def _files(self, step: int) -> list[Path]:
-        """Return a snapshot's weight files; none if it is not whole."""
-        folder = self._folder(step)
-        index = folder / "model.safetensors.index.json"
-        if index.is_file():
-            shards = set(json.loads(index.read_text())["weight_map"].values())
-            files = [folder / shard for shard in sorted(shards)]
-        else:
-            files = [folder / "model.safetensors"]
-        return files if all(file.is_file() for file in files) else []
-
-    def _index(self, step: int) -> dict[str, tuple[Path, str]]:
-        """Map the tensors of a snapshot to their file and the name they have in it."""
-        from safetensors import SafetensorError, safe_open
-
-        index = {}
-        for path in self._files(step):
-            try:
-                with safe_open(path, framework="pt") as file:
-                    index.update((self._in_model(key), (path, key)) for key in file.keys())
-            except (SafetensorError, OSError) as error:
-                raise self._damaged(path, error) from error
-        return index
-
-    def _in_model(self, key: str) -> str:
-        """Return a stored tensor's name in the model: GPT-NeoX's embed_out is its lm_head."""
-        for renaming in self._renamings:
-            key, _ = renaming.rename_source_key(key)
-        return key
-
-    @cached_property
-    def _renamings(self) -> list[Any]:
-        """The renamings that transformers does between a checkpoint's file and the model."""
-        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-        from transformers.core_model_loading import WeightRenaming
-
-        config = json.loads((self._folder(self.steps[0]) / "config.json").read_text())
-        for kind in (*(config.get("architectures") or ()), config.get("model_type")):
-            found = get_checkpoint_conversion_mapping(kind)
-            if found is not None:
-                return [one for one in found if type(one) is WeightRenaming]
-        return []
+        if self._places is None:
+            return self.path / f"checkpoint-{step}"
+        if isinstance(self._places[step], Revision):
+            self._places[step] = self._places[step].fetch()
+        return self._places[step]
 
     def _step(self, step: int | None) -> int:
         steps = self.steps
@@ -243,9 +303,16 @@ class Run:
                 continue
         return max(logs, key=lambda log: log[-1]["step"] if log else -1, default=[])
 
-    def _damaged(self, path: Path, error: Exception) -> HcvizError:
-        return HcvizError(
-            f"{path} cannot be read: {error}. The file is damaged or cut short; delete its "
-            "checkpoint folder "
-            "and train again with the same --out to continue from the one before."
-        )
+
+def _config_of(source: Any) -> Any:
+    """Return the configuration of a model, a folder, a hub id or ``nano:NAME``."""
+    from transformers import AutoConfig
+
+    from hcviz.sources import source_path
+
+    if not isinstance(source, str | Path):
+        return getattr(source, "config", source)
+    spec = str(source)
+    return AutoConfig.from_pretrained(
+        source_path(spec.removeprefix("nano:")) if spec.startswith("nano:") else spec
+    )

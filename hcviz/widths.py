@@ -142,6 +142,39 @@ def resolve_factors(
     return {"hidden": hidden, "ffn": ffn, "kv_heads": kv_heads, "group": group, "head_dim": 1}
 
 
+def factors_between(source, wide) -> dict[str, int]:
+    """Return the factor of each axis that leads from one configuration to a wider one.
+
+    Args:
+        source: The source's configuration.
+        wide: That of a model of the same family, perhaps its clone.
+
+    Raises:
+        CloneError: If the widths are no multiples, or the depths differ.
+
+    Example:
+        >>> from transformers import LlamaConfig
+        >>> small = LlamaConfig(hidden_size=64, num_attention_heads=4, intermediate_size=128)
+        >>> factors_between(small, resized(small, hidden=2, ffn=3, kv_heads=2))["ffn"]
+        3
+    """
+    a, b = widths(source), widths(wide)
+    if source.model_type != wide.model_type or source.num_hidden_layers != wide.num_hidden_layers:
+        raise CloneError(
+            f"A {source.model_type} of {source.num_hidden_layers} layers is no source of a "
+            f"{wide.model_type} of {wide.num_hidden_layers}: cloning keeps family and depth."
+        )
+    ratios = {field: Fraction(b.ffn[field], size) for field, size in a.ffn.items() if size}
+    return resolve_factors(
+        source,
+        hidden=Fraction(b.hidden, a.hidden),
+        ffn=max(ratios.values(), default=1),
+        heads=Fraction(b.heads, a.heads),
+        kv_heads=Fraction(b.kv_heads, a.kv_heads),
+        head_dim=Fraction(b.head_dim, a.head_dim),
+    )
+
+
 def resized(config, *, hidden=1, ffn=1, kv_heads=1, group=1, head_dim=1, only_ffn_field=None):
     """Return a copy of a configuration with its widths multiplied, or divided by a ``Fraction``.
 

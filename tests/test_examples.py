@@ -7,7 +7,7 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "room", ["documents", "corpus", "schedule", "dropout", "sources", "training"]
+    "room", ["documents", "corpus", "schedule", "dropout", "sources", "training", "runs", "widths"]
 )
 def test_examples_run(room):
     result = doctest.testmod(importlib.import_module(f"hcviz.{room}"))

@@ -23,7 +23,7 @@ ROOMS = """
     families widths blocks infer expansion growth twin layouts
     decloning lockstep census cloning verifying
     documents corpus sources dropout schedule record arguments trainer
-    marchenko runs training pretraining metrics recording
+    marchenko tables stored places runs metrics training pretraining recording
     escaping
     theme plots
     claims demo figures report exploring cli_common cli_models cli_runs cli __main__

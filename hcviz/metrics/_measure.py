@@ -1,7 +1,8 @@
 """measure(): every asked metric of every asked tensor and step, as one tidy table."""
 
+import functools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,17 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from hcviz.errors import HcvizError
+from hcviz.blocks import Dim, Segment, TensorAxes
+from hcviz.errors import CloneError, HcvizError
 from hcviz.metrics._models import measure_models
-from hcviz.metrics._registry import COLUMNS, Row, layer_of
-from hcviz.metrics._subjects import resolve, subject_tensor
+from hcviz.metrics._reading import TensorReader
+from hcviz.metrics._registry import Entry, Row, layer_of
+from hcviz.metrics._subjects import resolve, update_of
 from hcviz.runs import Run
+from hcviz.tables import Cache, table
+
+Asked = Mapping[str, tuple[str, Entry]]
+"""By the name asked for: its subject and its metric."""
 
 
 def measure(
@@ -24,9 +31,14 @@ def measure(
     steps: Iterable[int] | None = None,
     batch: torch.Tensor | None = None,
     source: Any = None,
+    cache: bool = True,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Measure training runs: their weights one tensor at a time, their models on a text.
+
+    What a run measured while it was trained (``run.metrics``) is taken as it is. What is measured
+    of weights here is kept in ``.hcviz-cache/`` of the run's folder, where it can be written, and
+    measured again when the checkpoint's files or the metrics change.
 
     Args:
         run: A run, its folder, or several of them.
@@ -35,11 +47,12 @@ def measure(
             to the snapshot before), ``exp_avg.ledger`` and ``exp_avg_sq.ledger`` (Adam's moments).
         tensors: Regular expressions; a tensor (or module) that one of them finds is measured. None
             measures all.
-        steps: Snapshots to read; those that a run does not have are left out. None reads all.
+        steps: Steps to measure; those that a run does not have are left out. None takes all.
         batch: Token ids ``[batch, length]`` for the metrics of a model; None takes the first
             held-out blocks of the run's corpus.
         source: The source model, or what :func:`hcviz.load` takes, for the metrics that compare
             with it; None takes it out of the run's first snapshot.
+        cache: Whether to keep results beside the run, and to use those kept.
         progress: Show a progress bar.
 
     Returns:
@@ -58,57 +71,136 @@ def measure(
     patterns = [re.compile(p) for p in ([tensors] if isinstance(tensors, str) else tensors or [""])]
     wanted = None if steps is None else set(steps)
     models = [label for label, (_, entry) in asked.items() if entry.of == "model"]
-    weights = [label for label in metrics if label not in models]
+    weights = {label: both for label, both in asked.items() if label not in models}
     rows, work = [], []
     for one in runs:
         one = one if isinstance(one, Run) else Run(one)
-        names = [name for name in one.names() if any(p.search(name) for p in patterns)]
-        if weights and not names:
-            shown = ", ".join(one.names()[:4])
-            raise HcvizError(f"No tensor of {one.name} matches {tensors!r}; it has {shown}, ...")
-        chosen = [step for step in one.steps if wanted is None or step in wanted]
+        live = _live_rows(one, weights)
+        there = sorted({*one.steps, *(step for _, _, step in live)})
+        chosen = [step for step in there if wanted is None or step in wanted]
         if not chosen:
             raise HcvizError(
-                f"{one.name} has the steps {one.steps}, none of the asked {sorted(wanted)}."
+                f"{one.name} has the steps {there}, none of the asked {sorted(steps)}."
             )
-        work += [(one, step, name) for step in chosen for name in names if weights]
-        found = measure_models(one, chosen, models, batch=batch, source=source)
-        rows += [row for row in found if any(p.search(row["tensor"]) for p in patterns)]
-    for one, step, name in tqdm(work, desc="measuring", unit="tensor", disable=not progress):
-        rows += _measure_tensor(one, step, name, weights)
-    frame = pd.DataFrame(rows, columns=COLUMNS)
-    return frame.astype(dict.fromkeys(("layer", "row", "col"), "Int64"))
+        if weights:
+            names = _names(one, chosen, live)
+            found = [name for name in names if any(p.search(name) for p in patterns)]
+            if not found:
+                shown = ", ".join(names[:4])
+                raise HcvizError(
+                    f"No tensor of {one.name} matches {tensors!r}; it has {shown}, ..."
+                )
+            work += [(one, chosen, name, live) for name in found]
+        snapshots = [step for step in chosen if step in one.steps]
+        measured = measure_models(one, snapshots, models, batch=batch, source=source)
+        rows += [row for row in measured if any(p.search(row["tensor"]) for p in patterns)]
+    caches = {}
+    try:
+        for one, chosen, name, live in tqdm(
+            work, desc="measuring", unit="tensor", disable=not progress
+        ):
+            if one not in caches:
+                caches[one] = Cache(one.cache_folder if cache else None)
+            rows += _measure_tensor(one, chosen, name, weights, live, caches[one])
+            caches[one].commit()
+    finally:
+        for kept in caches.values():
+            kept.close()
+    place = {one.name: number for number, one in enumerate(caches)}
+    rows.sort(key=lambda row: (place.get(row["run"], -1), row["step"]))  # stable: tensors in order
+    return table(rows)
 
 
-def _measure_tensor(run: Run, step: int, name: str, metrics: Sequence[str]) -> Iterator[Row]:
-    """Yield the rows of one tensor at one step."""
-    entries = {label: resolve(label) for label in metrics}
-    entries = {m: both for m, both in entries.items() if run.is_clone or not both[1].needs_clone}
-    if not entries:
-        return
+def metric_rows(
+    asked: Asked,
+    get: Callable[[str], torch.Tensor | int | None],
+    *,
+    name: str,
+    step: int,
+    axes: TensorAxes,
+    factors: Mapping[str, Any],
+) -> Iterator[Row]:
+    """Yield the rows of one tensor at one step; ``get`` gives its subjects and the extras."""
+    get = functools.cache(get)
+    updates = functools.cache(lambda: update_of(get(""), get("previous")))
+    for label, (subject, entry) in asked.items():
+        taken = updates() if subject == "update" else get(subject)
+        if taken is None:
+            continue
+        extras = {extra: get(extra) for extra in entry.needs}
+        where = {"step": step, "tensor": name, "layer": layer_of(name), "part": "", "metric": label}
+        for row in entry.function(taken, axes, factors, **extras):
+            yield where | row
+
+
+def axes_of(layout: Mapping[str, TensorAxes], name: str, tensor: torch.Tensor) -> TensorAxes:
+    """Return a tensor's axes; where nothing is known of them, none that grows."""
+    plain = (Dim("keep", (Segment(((None, size),)),)) for size in tensor.shape)
+    return layout.get(name) or tuple(plain)
+
+
+def known_layout(read: Callable[[], Mapping[str, TensorAxes]], is_clone: bool) -> Mapping:
+    """Return a layout; none for a model that is no clone and whose architecture is not read."""
+    try:
+        return read()
+    except CloneError:
+        if is_clone:
+            raise
+        return {}
+
+
+def fitting(asked: Asked, is_clone: bool) -> dict[str, tuple[str, Entry]]:
+    """Leave out the metrics of copies where there are none."""
+    return {label: both for label, both in asked.items() if is_clone or not both[1].needs_clone}
+
+
+def _live_rows(run: Run, asked: Asked) -> dict[tuple[str, str, int], list[Row]]:
+    """Return what the run measured of the asked metrics, by name, tensor and step."""
+    frame, found = run.metrics, {}
+    for row in frame[frame["metric"].isin(list(asked))].to_dict("records"):
+        row = {key: None if pd.isna(value) else value for key, value in row.items()}
+        found.setdefault((row["metric"], row["tensor"], row["step"]), []).append(row)
+    return found
+
+
+def _names(run: Run, steps: Sequence[int], live: Mapping) -> list[str]:
+    """Return the tensors that any of the steps has: parameters, where the model is understood."""
+    there = {name for step in steps if step in run.steps for name in run.names(step)}
+    layout = known_layout(lambda: run.layout, run.is_clone)
+    return sorted(
+        {name for name in there if not layout or name in layout} | {n for _, n, _ in live}
+    )
+
+
+def _measure_tensor(
+    run: Run, steps: Sequence[int], name: str, asked: Asked, live: Mapping, cache: Cache
+) -> Iterator[Row]:
+    """Yield the rows of one tensor at all steps; no weight is read twice."""
+    asked = fitting(asked, run.is_clone)
+    layout = known_layout(lambda: run.layout, run.is_clone)
     factors = run.factors if run.is_clone else {}
-    before = [earlier for earlier in run.steps if earlier < step]
-    steps = {"start": run.steps[0], "previous": before[-1] if before else None}
-    subjects = {
-        subject: subject_tensor(run, subject, name, step, steps["previous"])
-        for subject in {subject for subject, _ in entries.values()}
-    }
-    entries = {m: both for m, both in entries.items() if subjects[both[0]] is not None}
-    needed = {extra for _, entry in entries.values() for extra in entry.needs}
-    extras = {
-        extra: None if steps[extra] is None else run.tensor(name, steps[extra])
-        for extra in needed & steps.keys()
-    }
-    extras["gap"] = step - before[-1] if before else None
-    for label, (subject, entry) in entries.items():
-        needs = {extra: extras[extra] for extra in entry.needs}
-        for row in entry.function(subjects[subject], run.layout[name], factors, **needs):
-            yield {
-                "run": run.name,
-                "step": step,
-                "tensor": name,
-                "layer": layer_of(name),
-                "part": "",
-                "metric": label,
-                **row,
-            }
+    reader = TensorReader(run, name)
+    for step in steps:
+        rows = {label: live.get((label, name, step)) for label in asked}
+        marks = {}
+        for label, (subject, entry) in asked.items() if step in reader.steps else ():
+            if rows[label] is None:
+                mark = reader.mark(step, subject, entry, layout.get(name), factors)
+                rows[label] = cache.get(f"{label}/{name}/{step}", mark)
+                marks |= {label: mark} if rows[label] is None else {}
+        if marks:
+            found = metric_rows(
+                {label: asked[label] for label in marks},
+                lambda what, step=step: reader.get(step, what),
+                name=name,
+                step=step,
+                axes=axes_of(layout, name, reader.get(step, "")),
+                factors=factors,
+            )
+            rows |= {label: [] for label in marks}
+            for row in found:
+                rows[row["metric"]].append(row)
+            for label, mark in marks.items():
+                cache.put(f"{label}/{name}/{step}", mark, rows[label])
+        for label in asked:
+            yield from ({**row, "run": run.name} for row in rows[label] or ())

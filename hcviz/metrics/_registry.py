@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from hcviz.blocks import Blocks, TensorAxes, pieces
+from hcviz.tables import COLUMNS, Row
 
-COLUMNS = ["run", "step", "tensor", "layer", "part", "axis", "metric", "row", "col", "value"]
-Row = dict[str, Any]
+__all__ = ["COLUMNS", "METRICS", "Entry", "Row", "metric"]
 Metric = Callable[..., Iterator[Row]]
 
 EXTRAS = ("start", "previous", "gap", "source")

@@ -41,35 +41,27 @@ def resolve(label: str) -> tuple[str, Entry]:
     return subject, METRICS[name]
 
 
-def subject_tensor(
-    run: Run, subject: str, name: str, step: int, previous: int | None
-) -> torch.Tensor | None:
-    """Read the subject of a metric from a run; None where this snapshot does not have it.
-
-    Args:
-        run: The run.
-        subject: One of :data:`SUBJECTS`, or "" for the weight.
-        name: The tensor.
-        step: The snapshot.
-        previous: The snapshot before, None at the first.
+def stored_subject(run: Run, subject: str, name: str, step: int) -> torch.Tensor | None:
+    """Read a moment of Adam from a run; None where this snapshot does not keep it.
 
     Raises:
         HcvizError: For gradients, which no checkpoint keeps.
     """
     if subject == "grad":
         raise HcvizError(
-            f"Gradients are not kept in checkpoints, so {run.name} has none; "
-            "measure them while the model trains, or take the update: update.ledger."
+            f"Gradients are not kept in checkpoints, so {run.name} has none; measure them while "
+            "the model trains: hcviz.train(..., metrics=['grad.ledger']). Or take the update: "
+            "update.ledger."
         )
-    if subject.startswith("exp_avg"):
-        return _moments(run.path / f"checkpoint-{step}").get(name, {}).get(subject)
-    weight = run.tensor(name, step)
-    if subject == "update":
-        return None if previous is None else weight.double() - run.tensor(name, previous).double()
-    return weight
+    return _moments(run.stored(step).folder).get(name, {}).get(subject)
 
 
-@functools.lru_cache(maxsize=1)
+def update_of(weight: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor | None:
+    """Return by how much a weight changed, in float64; None if there is nothing before it."""
+    return None if before is None else weight.double() - before.double()
+
+
+@functools.lru_cache(maxsize=16)  # mapped, not read
 def _moments(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
     """Read a checkpoint's ``optimizer.pt``, as the Trainer orders it: decayed weights first."""
     from transformers import AutoConfig, AutoModelForCausalLM, Trainer

@@ -1,0 +1,69 @@
+"""Read what a metric asks for from a run: one tensor over its steps, each once."""
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import hcviz.blocks
+from hcviz.blocks import TensorAxes
+from hcviz.metrics._registry import EXTRAS, Entry
+from hcviz.metrics._subjects import stored_subject
+from hcviz.runs import Run
+from hcviz.tables import fingerprint
+
+
+class TensorReader:
+    """One tensor of a run. It holds that of the first, the last read and this step, no more."""
+
+    def __init__(self, run: Run, name: str):
+        """Take the run and the tensor's name; nothing is read yet."""
+        self.run, self.name = run, name
+        self.steps = [step for step in run.steps if name in run.stored(step)]
+        self.held: dict[int, torch.Tensor] = {}
+
+    def get(self, step: int, what: str) -> torch.Tensor | int | None:
+        """Return a stored subject at a step ("" is the weight), or one of the extras."""
+        at = self._step_of(step, what)
+        if at is None:
+            return None
+        if what == "gap":
+            return step - at
+        if what not in ("", *EXTRAS):
+            return stored_subject(self.run, what, self.name, step)
+        keep = {self.steps[0], self._step_of(step, "previous"), step}
+        self.held = {one: tensor for one, tensor in self.held.items() if one in keep}
+        if at not in self.held:
+            self.held[at] = self.run.tensor(self.name, at)
+        return self.held[at]
+
+    def mark(
+        self, step: int, subject: str, entry: Entry, axes: TensorAxes | None, factors: Mapping
+    ) -> str | None:
+        """Return the fingerprint of all that a metric's rows come from; None: do not keep them."""
+        if not entry.function.__module__.startswith("hcviz."):
+            return None  # a user's own function may call what nobody sees
+        extras = {*entry.needs, *(["previous"] if subject == "update" else [])}
+        steps = {step, *(self._step_of(step, extra) for extra in extras)} - {None}
+        marks: list[Any] = [(one, self.run.stored(one).mark) for one in sorted(steps)]
+        if subject.startswith("exp_avg"):
+            path = self.run.stored(step).folder / "optimizer.pt"
+            marks.append(path.is_file() and (path.stat().st_size, path.stat().st_mtime_ns))
+        return fingerprint(marks, subject, _code(), axes, sorted(factors.items()))
+
+    def _step_of(self, step: int, what: str) -> int | None:
+        if what == "start":
+            return self.steps[0]
+        if what in ("previous", "gap"):
+            return max((one for one in self.steps if one < step), default=None)
+        return step
+
+
+@functools.cache
+def _code() -> str:
+    """Return a hash of the metrics' code."""
+    files = [Path(hcviz.blocks.__file__), *sorted(Path(__file__).parent.glob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

@@ -1,0 +1,135 @@
+"""One stored checkpoint, read tensor by tensor under the names that the model has."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hcviz.errors import HcvizError
+
+KEPT = "hcviz_keep"
+"""In a file's metadata: the expression whose tensors alone a thinned snapshot holds."""
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return a checkpoint's safetensors files; none if it is not whole."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(json.loads(index.read_text())["weight_map"].values())
+        files = [folder / shard for shard in sorted(shards)]
+    else:
+        files = [folder / "model.safetensors"]
+    return files if all(file.is_file() for file in files) else []
+
+
+def stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size and time of change (ns) of a checkpoint's weight files."""
+    stats = [(path, path.stat()) for path in weight_files(folder)]
+    return tuple((path.name, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+
+
+class Stored:
+    """The tensors of a checkpoint folder, by their names in the model.
+
+    A name in the file may be an older one (GPT-NeoX's ``embed_out`` is its ``lm_head``), and
+    experts may be stored one by one that the model stacks: both are mapped as transformers does
+    it, and a stacked tensor is put together when it is asked for.
+    """
+
+    def __init__(self, folder: Path):
+        """Take the folder; nothing is read yet."""
+        self.folder = folder
+        self.stamp = stamp(folder)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._index
+
+    @cached_property
+    def mark(self) -> tuple[Any, ...]:
+        """What tells this content from another: its :func:`stamp`, and its files' headers."""
+        digest = hashlib.sha256()
+        for path in weight_files(self.folder):
+            with path.open("rb") as file:
+                digest.update(file.read(int.from_bytes(file.read(8), "little")))
+        return (*self.stamp, digest.hexdigest())
+
+    def names(self) -> list[str]:
+        """Return the model's names of what is stored."""
+        return sorted(self._index)
+
+    @cached_property
+    def kept(self) -> str | None:
+        """The expression whose tensors alone are stored; None for a whole checkpoint."""
+        return self._open(weight_files(self.folder)[0], lambda file: file.metadata() or {}).get(
+            KEPT
+        )
+
+    def tensor(self, name: str) -> Any:
+        """Read one tensor (KeyError if it is not stored), and nothing else of its file."""
+        converter, keys = self._index[name]
+        if converter is None:
+            [(path, key, _)] = keys
+            return self._open(path, lambda file: file.get_tensor(key))
+        converter = copy.deepcopy(converter)
+        for path, key, pattern in keys:
+            tensor = self._open(path, lambda file, key=key: file.get_tensor(key))
+            converter.add_tensor(name, key, pattern, lambda tensor=tensor: tensor)
+        return converter.convert(name)[name]
+
+    @cached_property
+    def _index(self) -> dict[str, tuple[Any, list[tuple[Path, str, str | None]]]]:
+        """Map a name to the converter that makes it, if any, and to the stored tensors it takes."""
+        from transformers.core_model_loading import dot_natural_key, rename_source_key
+
+        keys = {
+            key: path
+            for path in weight_files(self.folder)
+            for key in self._open(path, lambda file: list(file.keys()))
+        }
+        renamings, converters = self._mapping
+        index = {}
+        for key in sorted(keys, key=dot_natural_key):
+            name, pattern = rename_source_key(key, renamings, converters)
+            converter = next((c for c in converters if pattern in c.source_patterns), None)
+            first, *others = converter.target_patterns if converter else ("",)
+            for target in (first, *others):
+                full = name.replace(first, target, 1) if others else name
+                index.setdefault(full, (converter, []))[1].append((keys[key], key, pattern))
+        return index
+
+    @cached_property
+    def _mapping(self) -> tuple[Sequence[Any], Sequence[Any]]:
+        """The renamings and converters of transformers for this kind of model."""
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+        config = json.loads((self.folder / "config.json").read_text())
+        for kind in (*(config.get("architectures") or ()), config.get("model_type")):
+            found = get_checkpoint_conversion_mapping(kind)
+            if found is not None:
+                # subclasses rename by what else is in the model, which a file does not tell
+                return (
+                    [one for one in found if type(one) is WeightRenaming],
+                    [one for one in found if isinstance(one, WeightConverter)],
+                )
+        return (), ()
+
+    def _open(self, path: Path, read: Any) -> Any:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                return read(file)
+        except (SafetensorError, OSError) as error:
+            raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: Exception) -> HcvizError:
+    """Say that a file cannot be read, and what to do."""
+    return HcvizError(
+        f"{path} cannot be read: {error}. The file is damaged or cut short; delete its "
+        "checkpoint folder and train again with the same --out to continue from the one before."
+    )

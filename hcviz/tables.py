@@ -1,0 +1,99 @@
+"""Measured rows on disk: written while a run is trained, and kept so as not to measure twice."""
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+COLUMNS = ["run", "step", "tensor", "layer", "part", "axis", "metric", "row", "col", "value"]
+LIVE, WHOLE = "metrics.jsonl", "metrics.parquet"
+CACHE = ".hcviz-cache"
+Row = dict[str, Any]
+
+
+def table(rows: Iterable[Row]) -> pd.DataFrame:
+    """Return rows as the tidy frame that every table of measurements is."""
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    return frame.astype(dict.fromkeys(("layer", "row", "col"), "Int64"))
+
+
+def read_live(folder: Path) -> pd.DataFrame:
+    """Return what was measured while a run was trained; no rows if nothing was.
+
+    The last line of a run that goes on, or was killed, may be cut; it is left out.
+    """
+    rows = []
+    if (folder / LIVE).is_file():
+        for line in (folder / LIVE).read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
+    elif (folder / WHOLE).is_file():
+        return pd.read_parquet(folder / WHOLE)
+    return table(rows)
+
+
+def finish_live(folder: Path) -> None:
+    """Turn the lines of a run that is over into one parquet file, by rename."""
+    if (folder / LIVE).is_file():
+        scratch = folder / f".tmp-{WHOLE}"
+        read_live(folder).to_parquet(scratch, index=False)
+        scratch.replace(folder / WHOLE)
+        (folder / LIVE).unlink()
+
+
+class Cache:
+    """Rows that were measured before, in ``.hcviz-cache/`` of a run's folder.
+
+    An entry is found by what was measured and counts only while the fingerprint of everything that
+    it came from is the same. Where the folder cannot be written nothing is kept.
+    """
+
+    def __init__(self, folder: Path | None):
+        """Open or make the cache; None keeps nothing."""
+        self.data: sqlite3.Connection | None = None
+        if folder is None or not folder.is_dir():
+            return
+        with contextlib.suppress(OSError, sqlite3.Error):
+            (folder / CACHE).mkdir(exist_ok=True)
+            data = sqlite3.connect(folder / CACHE / "metrics.sqlite")
+            data.execute("PRAGMA synchronous=OFF")
+            data.execute("CREATE TABLE IF NOT EXISTS kept (what TEXT PRIMARY KEY, mark, rows)")
+            self.data = data
+
+    def get(self, what: str, mark: str | None) -> list[Row] | None:
+        """Return the rows of an entry; None if there is none, or its fingerprint is another."""
+        if self.data is not None:
+            with contextlib.suppress(sqlite3.Error):
+                query = "SELECT rows FROM kept WHERE what = ? AND mark = ?"
+                found = self.data.execute(query, (what, mark)).fetchone()
+                return json.loads(found[0]) if found else None
+        return None
+
+    def put(self, what: str, mark: str | None, rows: list[Row]) -> None:
+        """Keep the rows of an entry in place of its older ones; without a fingerprint nothing."""
+        if self.data is not None and mark is not None:
+            with contextlib.suppress(sqlite3.Error, TypeError):
+                values = (what, mark, json.dumps(rows))
+                self.data.execute("REPLACE INTO kept VALUES (?, ?, ?)", values)
+
+    def commit(self) -> None:
+        """Write what was put since the last time."""
+        if self.data is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self.data.commit()
+
+    def close(self) -> None:
+        """Write and close."""
+        self.commit()
+        if self.data is not None:
+            self.data.close()
+
+
+def fingerprint(*parts: Any) -> str:
+    """Return a short hash of what the parts show of themselves."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

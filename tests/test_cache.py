@@ -1,0 +1,129 @@
+"""What measure() reads, keeps and measures again."""
+
+import os
+import shutil
+
+import pytest
+import tiny
+
+import hcviz
+from hcviz import tables
+from hcviz.metrics import METRICS, metric
+from hcviz.runs import Run
+from hcviz.stored import Stored
+
+NAME = "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    wide = hcviz.clone(tiny.model(), hidden=2, expansion="noisy-symmetric")
+    return hcviz.train(
+        wide, out=folder / "wide", corpus=tiny.write_text(folder), tokenizer=tiny.tokenizer(),
+        steps=4, snapshots=[1, 2], batch_size=2, context=16, eval_blocks=2, progress=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    """A copy that a test may spoil."""
+    return Run(shutil.copytree(whole.path, tmp_path / "run", ignore=lambda *_: [tables.CACHE]))
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The tensors that are read: (step, name)."""
+    seen, read = [], Stored.tensor
+
+    def watched(self, name):
+        seen.append((int(self.folder.name.split("-")[1]), name))
+        return read(self, name)
+
+    monkeypatch.setattr(Stored, "tensor", watched)
+    return seen
+
+
+def test_every_tensor_is_read_once_whatever_is_asked_of_it(run, reads):
+    @metric("moved", needs_clone=False, needs=("start", "previous"))
+    def moved(weight, axes, factors, start, previous):
+        yield {"value": (weight - (start if previous is None else previous)).abs().max().item()}
+
+    frame = hcviz.measure(
+        run, metrics=["ledger", "update.ledger", "moved"], tensors=["mlp"], steps=[0, 2, 4]
+    )
+    METRICS.pop("moved")
+    names = [name for name in run.names() if "mlp" in name]
+    assert sorted(reads) == sorted((step, name) for step in run.steps for name in names)
+    by_step = frame[frame["metric"] == "moved"].groupby("step")["value"].max()
+    assert by_step[0] == 0
+    assert (by_step[[2, 4]] > 0).all()
+
+
+def test_what_was_measured_is_not_read_again(run, reads):
+    first = hcviz.measure(run, metrics=["ledger", "pairs"], tensors="mlp")
+    assert reads
+    reads.clear()
+    again = hcviz.measure(run, metrics=["pairs", "ledger"], tensors="mlp", steps=run.steps)
+    assert reads == []
+    key = ["step", "tensor", "metric", "axis", "row", "col"]
+    pairs = [frame.sort_values(key, ignore_index=True) for frame in (first, again)]
+    assert pairs[0].equals(pairs[1])
+    hcviz.measure(run, metrics=["ledger", "update.ledger"], tensors="up_proj", steps=[1])
+    assert {name for _, name in reads} == {name for name in run.names() if "up_proj" in name}
+
+
+def test_another_content_is_measured_again(run, reads):
+    kwargs = {"metrics": ["ledger", "update.ledger"], "tensors": NAME}
+    before = hcviz.measure(run, **kwargs)
+    path, other = (run.path / f"checkpoint-{step}" / "model.safetensors" for step in (2, 4))
+    shutil.copy(other, path)
+    os.utime(path, ns=(1, 1))
+    reads.clear()
+    after = hcviz.measure(run, **kwargs)
+    assert (0, NAME) not in reads  # nothing that was kept of the others is read for itself
+    assert not before.equals(after)
+    values = after[after["metric"] == "ledger"].groupby("step")["value"].sum()
+    assert values[2] == values[4]
+    assert after.query("metric == 'update.ledger' and step == 4")["value"].eq(0).all()
+    assert after.equals(hcviz.measure(run, **kwargs, cache=False))
+
+
+def test_other_factors_are_measured_again(run):
+    both = Run.of(run.path, factors={"hidden": 2})
+    ffn = Run.of(run.path, factors={"hidden": 1, "ffn": 2, "heads": 1})
+    assert set(hcviz.measure(both, metrics=["ledger"], tensors=NAME)["axis"]) == {"N", "R"}
+    assert set(hcviz.measure(ffn, metrics=["ledger"], tensors=NAME)["axis"]) == {"N"}
+
+
+def test_other_code_is_measured_again(run, reads, monkeypatch):
+    hcviz.measure(run, metrics=["ledger"], tensors=NAME)
+    reads.clear()
+    monkeypatch.setattr("hcviz.metrics._reading._code", lambda: "another version")
+    hcviz.measure(run, metrics=["ledger"], tensors=NAME)
+    assert len(reads) == len(run.steps)
+
+
+def test_a_place_that_cannot_be_written_is_measured_all_the_same(run):
+    (run.path / tables.CACHE).write_text("a file where the folder would go")
+    assert len(hcviz.measure(run, metrics=["ledger"], tensors=NAME)) == 2 * len(run.steps)
+
+
+def test_a_damaged_cache_does_no_harm(run):
+    frame = hcviz.measure(run, metrics=["ledger"], tensors=NAME)
+    (run.path / tables.CACHE / "metrics.sqlite").write_bytes(b"no database at all" * 100)
+    assert frame.equals(hcviz.measure(run, metrics=["ledger"], tensors=NAME))
+
+
+def test_cache_false_leaves_nothing_behind(run):
+    hcviz.measure(run, metrics=["ledger"], tensors=NAME, cache=False)
+    assert not (run.path / tables.CACHE).exists()
+
+
+def test_rows_of_a_run_that_goes_on_are_read_up_to_the_cut_line(tmp_path):
+    line = '{"step": 1, "tensor": "a", "metric": "ledger", "value": 0.5}\n'
+    (tmp_path / tables.LIVE).write_text(line + line[:20])
+    assert list(tables.read_live(tmp_path)["value"]) == [0.5]
+    tables.finish_live(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [tables.WHOLE]
+    assert list(tables.read_live(tmp_path)["value"]) == [0.5]

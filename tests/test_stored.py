@@ -1,0 +1,148 @@
+"""hcviz.stored and hcviz.places: checkpoints that any program wrote, read tensor by tensor."""
+
+import shutil
+
+import pytest
+import tiny
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import hcviz
+from hcviz.errors import HcvizError
+from hcviz.places import Revision, find_places
+from hcviz.stored import Stored
+
+EXPERTS = {
+    "mixtral": {"num_local_experts": 3},
+    "qwen2_moe": {
+        "num_experts": 11,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+    },
+    "phimoe": {"num_local_experts": 3},
+}
+
+
+@pytest.mark.parametrize("family", EXPERTS)
+def test_experts_that_are_stored_one_by_one_are_read_as_the_model_stacks_them(family, tmp_path):
+    config = AutoConfig.for_model(
+        family, vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, intermediate_size=16, **EXPERTS[family],
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        assert len([key for key in file.keys() if ".experts.2." in key]) >= 3
+    stored = Stored(tmp_path)
+    parameters = dict(model.named_parameters())
+    assert set(stored.names()) == set(parameters)
+    assert all(torch.equal(stored.tensor(name), weight) for name, weight in parameters.items())
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Three checkpoints of somebody else's clone: no run.json, no recipe in the configuration."""
+    root = tmp_path_factory.mktemp("theirs")
+    wide = hcviz.clone(tiny.model(), hidden=2)
+    del wide.config.hcviz
+    for step in (0, 5, 40):
+        wide.save_pretrained(root / f"step_{step}")
+        wide.model.layers[0].mlp.up_proj.weight.data[0] += 0.1
+    return root
+
+
+def test_a_folder_of_checkpoints_is_a_run(folders):
+    run = hcviz.Run.of(folders, factors={"hidden": 2}, label="theirs")
+    assert (run.steps, run.name, run.is_clone) == ([0, 5, 40], "theirs", True)
+    frame = hcviz.measure(run, metrics=["ledger"], tensors="up_proj", cache=False)
+    moved = frame[frame["value"] > 0]
+    assert set(moved["step"]) == {5, 40}
+    assert set(moved["tensor"]) == {"model.layers.0.mlp.up_proj.weight"}
+
+
+def test_without_factors_there_is_no_ledger_and_everything_else(folders):
+    run = hcviz.Run.of(folders)
+    assert not run.is_clone
+    frame = hcviz.measure(run, metrics=["ledger", "spectrum"], tensors="up_proj", cache=False)
+    assert set(frame["metric"]) == {"spectrum"}
+
+
+def test_the_factors_are_told_by_the_source(folders, tmp_path):
+    small = tiny.model()
+    assert hcviz.Run.of(folders, source=small).factors["hidden"] == 2
+    small.save_pretrained(tmp_path)
+    run = hcviz.Run.of(folders, source=tmp_path)
+    assert run.factors == hcviz.clone(small).config.hcviz["factors"]
+    with pytest.raises(HcvizError, match="keeps family and depth"):
+        _ = hcviz.Run.of(folders, source="nano:gpt-neox").factors
+
+
+def test_the_recipe_of_a_clone_is_in_its_configuration(tmp_path):
+    hcviz.clone(tiny.model(), hidden=3).save_pretrained(tmp_path / "checkpoint-7")
+    run = hcviz.Run.of(tmp_path / "checkpoint-7")
+    assert (run.steps, run.factors["hidden"]) == ([7], 3)
+
+
+def test_a_model_whose_architecture_is_not_understood_is_measured(tmp_path):
+    config = AutoConfig.for_model(
+        "mamba", vocab_size=32, hidden_size=16, num_hidden_layers=1, state_size=4
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    frame = hcviz.measure(hcviz.Run.of(tmp_path), metrics=["spectrum"], tensors="in_proj")
+    assert len(frame) == 16
+
+
+def test_places_are_numbered_by_their_names(folders, tmp_path):
+    assert list(find_places(folders)) == [0, 5, 40]
+    assert list(find_places([folders / "step_40", folders / "step_5"])) == [5, 40]
+    assert list(find_places({9: folders / "step_5", 2: folders / "step_0"})) == [2, 9]
+    for name in ("before", "after"):
+        shutil.copytree(folders / "step_0", tmp_path / name)
+    assert list(find_places([tmp_path / "before", tmp_path / "after"])) == [0, 1]
+    names = ["step1000-tokens4B", "step2000-tokens8B"]
+    assert list(find_places("org/model", names)) == [1000, 2000]
+
+
+def test_nothing_found_is_said(folders, tmp_path):
+    with pytest.raises(HcvizError, match="holds no checkpoint"):
+        find_places(tmp_path)
+    with pytest.raises(HcvizError, match="is no checkpoint"):
+        find_places([tmp_path])
+    with pytest.raises(HcvizError, match=r"is not a folder.*revisions="):
+        find_places("org/model")
+    with pytest.raises(HcvizError, match="No checkpoint was given"):
+        find_places([])
+
+
+def test_revisions_of_the_hub_are_fetched_once_and_when_read(folders, monkeypatch):
+    asked = []
+
+    def fetch(repo, *, revision, allow_patterns):
+        asked.append((repo, revision))
+        assert not any("bin" in pattern for pattern in allow_patterns)
+        return str(folders / revision)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    run = hcviz.Run.of("org/model", revisions=["step_0", "step_40"], factors={"hidden": 2})
+    assert run.steps == [0, 40]
+    assert asked == []
+    assert run.name == "model"
+    name = run.names(40)[0]
+    assert run.tensor(name, 40) is not None
+    assert asked == [("org/model", "step_40")]
+
+
+def test_a_revision_without_safetensors_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    with pytest.raises(HcvizError, match="holds no safetensors"):
+        Revision("org/model", "main").fetch()
+
+
+def test_a_revision_that_cannot_be_fetched_is_named(monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(HcvizError, match=r"'step9' of org/model cannot be fetched: no network"):
+        Revision("org/model", "step9").fetch()
