@@ -109,14 +109,6 @@ def test_history_holds_training_and_heldout_losses(run):
     assert history.seconds.is_monotonic_increasing
 
 
-def test_history_counts_flops_outside_the_tables_and_knows_its_seed(run):
-    attention, mlp, norms = 16 * (16 + 8 + 8 + 16), 3 * 16 * 32, 2 * 16
-    inner = 2 * (attention + mlp + norms) + 16
-    history = run.history
-    assert history["flops"].tolist() == (6 * inner * history["tokens"]).tolist()
-    assert set(history["seed"]) == {0}
-
-
 def test_the_rate_warms_up_and_decays_to_a_tenth(corpus, tmp_path):
     options = {**SHORT, "steps": 10, "snapshots": 2, "warmup": 0.2, "lr": 0.01}
     rates = train(tiny.model(), out=tmp_path / "r", corpus=corpus, **options).history.lr.dropna()
