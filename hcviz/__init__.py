@@ -21,6 +21,8 @@ _ROOM = {
     "train": "training",
     "Run": "runs",
     "measure": "metrics",
+    "speedup": "losses",
+    "forgetting": "losses",
     "escape": "escaping",
     "explore": "exploring",
     "run_arms": "demo",

@@ -24,7 +24,7 @@ ROOMS = """
     decloning lockstep census cloning verifying
     documents corpus sources dropout schedule record arguments trainer
     marchenko tables stored places runs metrics training pretraining recording
-    escaping
+    escaping losses
     theme plots
     claims demo figures report exploring cli_common cli_models cli_runs cli __main__
 """.split()

@@ -9,7 +9,12 @@ from hcviz import theme
 from hcviz.errors import HcvizError
 from hcviz.plots import _axes, _frames
 
-_X_LABELS = {"tokens": "training tokens", "step": "training step", "seconds": "seconds of training"}
+_X_LABELS = {
+    "tokens": "training tokens",
+    "step": "training step",
+    "seconds": "seconds of training",
+    "flops": "training FLOPs",
+}
 _SPLITS = {"heldout": "held-out", "train": "training"}
 _MINUS = "\N{MINUS SIGN}"
 
@@ -31,12 +36,13 @@ def loss(
     Clones mostly end within hundredths of the source, and a random start far above. So a figure of
     its own (``ax`` is None) has, beside all arms, a second panel with the arms near the best one if
     some are far, and a third with the differences from the arm ``against`` at the same x: the fair
-    control. Rows of one arm at one x (seeds) become their mean and a band from lowest to highest.
+    control, linear between its points; by FLOPs that is a comparison at equal compute. Rows of one
+    arm at one step (seeds) become their mean and a band from lowest to highest.
 
     Args:
         history: Rows with ``hue``, ``x``, split and loss (nats per token), as ``Run.history``.
         hue: Column that tells the arms.
-        x: ``tokens``, ``step`` or ``seconds``.
+        x: ``tokens``, ``step``, ``seconds`` or ``flops`` (6 N per token, see ``Run.history``).
         split: ``heldout`` or ``train``.
         reference: A dashed level: an arm, whose first loss it is, or a number; None draws none.
         against: The arm of the difference panel; None, or an arm that is not there, draws none.
@@ -55,16 +61,21 @@ def loss(
         'training tokens'
     """
     _frames.need(history, [hue, x, "split", "loss"], "The loss figure")
-    rows = history[(history["split"] == split) & np.isfinite(history["loss"].astype(float))]
+    finite = np.isfinite(history[["loss", x]].astype(float)).all(axis=1)
+    rows = history[(history["split"] == split) & finite]
     if rows.empty:
         there = ", ".join(sorted(map(str, history["split"].unique()))) or "nothing"
-        raise HcvizError(f"The history has no finite loss of the split {split!r}; it has {there}.")
+        raise HcvizError(
+            f"The history has no finite loss of the split {split!r}; it has {there}."
+            if x not in history or history[x].notna().any()
+            else f"The history has no {x}: these runs did not log it. Take x='tokens'."
+        )
     looks = theme.arms(theme.arm_order(rows[hue]))
-    curves = {name: _axes.means(rows[rows[hue].astype(str) == name], x, "loss") for name in looks}
+    curves = {name: _curve(rows[rows[hue].astype(str) == name], x) for name in looks}
     best = min(curve["mean"].iloc[-1] for curve in curves.values())
     near = {name: curve for name, curve in curves.items() if curve["mean"].iloc[-1] < 1.15 * best}
     zoom = ax is None and len(near) < len(curves)
-    gap = ax is None and against in curves and len(curves) > 1 and x != "seconds"
+    gap = ax is None and against in curves and len(curves) > 1
     axes = _axes.panels(1 + zoom + gap, ax, tall=1.1 if zoom and gap else 0.8, lines=5)
     named = len(axes) == 1
     what = f"{_SPLITS.get(split, split)} loss"
@@ -117,6 +128,12 @@ def loss(
     return axes[0]
 
 
+def _curve(rows: pd.DataFrame, x: str) -> pd.DataFrame:
+    """Return mean, min, max and count of the loss over the seeds of an arm, by their mean x."""
+    by = "step" if "step" in rows else x  # seconds differ from seed to seed, steps do not
+    return _axes.means(rows, by, "loss").set_index(rows.groupby(by)[x].mean().sort_index())
+
+
 def _level_of(reference: str | float | None, curves: dict) -> tuple[float, str] | None:
     """Return the height and name of the dashed level, if there is one."""
     if isinstance(reference, str):
@@ -141,7 +158,9 @@ def _gap_panel(ax: Axes, curves: dict[str, pd.DataFrame], looks: dict, against: 
     """Draw every arm minus one; arms out of proportion get a note and leave the scale alone."""
     base = curves[against]["mean"]
     gaps = {
-        name: (curve["mean"] - base).dropna() for name, curve in curves.items() if name != against
+        name: (curve["mean"] - np.interp(curve.index, base.index, base, np.nan, np.nan)).dropna()
+        for name, curve in curves.items()
+        if name != against
     }
     gaps = {name: gap for name, gap in gaps.items() if len(gap)}
     reach = {name: gap.abs().max() for name, gap in gaps.items()}
@@ -169,6 +188,8 @@ def _signed(value: float) -> str:
 
 
 def _thousands(value: float, _: object) -> str:
+    if abs(value) >= 1e12:
+        return f"{value:.0e}".replace("e+", "e")
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{letter}"
