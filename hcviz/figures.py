@@ -1,6 +1,5 @@
 """Draw the figures of a comparison from its runs, each with its data and its command."""
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,13 +58,13 @@ def draw(runs: Sequence[Run], out: str | Path, *, command: str, progress: bool =
     pairs = measure(clones, metrics=["pairs"], tensors=_exactly([up]))
     values = measure(list(runs), metrics=["spectrum"], tensors=_exactly(spectra), steps=ends)
     grids = {step: left.blocks(up, step).double().numpy() for step in _few(left.steps)}
+    unrelated = measure(clones, metrics=["cosine.baseline"], steps=ends[:1])
     cosines = frame[frame["metric"] == "cosine"]
+    banded = pd.concat([cosines, unrelated], ignore_index=True)
     ledger = frame[frame["metric"] == "ledger"]
-    rows, cols = left.blocks(up, left.steps[0]).shape[2:]
-    spread = 2 / math.sqrt(rows * left.factors["hidden"] * cols)
     figures = {
         "loss": (plots.loss(losses), losses),
-        "cosine": (plots.cosine(cosines, baseline=(-spread, spread)), cosines),
+        "cosine": (plots.cosine(banded), banded),
         "cosine-log": (plots.cosine(cosines, log=True), cosines),
         "ledger": (plots.ledger(ledger), ledger),
         "pairs": (plots.pairs(pairs), pairs),

@@ -133,7 +133,7 @@ def test_cosine_has_a_panel_per_kind_with_means_and_single_weights():
         sum(one.get_label() == "_thin" for one in axes[2].lines) == 0
     )  # one weight is its own mean
     assert [len(ax.patches) for ax in axes] == [0, 1, 0]
-    assert "unrelated rows" in legend_names(axes[0].figure)
+    assert "unrelated weights" in legend_names(axes[0].figure)
     assert axes[0].get_ylim()[1] > 1 > frame["value"].min() > axes[0].get_ylim()[0]
 
 
@@ -141,7 +141,7 @@ def test_cosine_of_a_tied_model_shows_the_embedding_and_can_be_split_by_layer():
     frame = frames.cosine()
     tied = frame.assign(tensor=frame["tensor"].replace(frames.HEAD, "model.embed_tokens.weight"))
     assert plots.cosine(tied)[-1].get_title(loc="left") == "embedding"
-    layers = plots.cosine(frame.astype({"layer": "Int64"}), by="layer")
+    layers = plots.cosine(frame.astype({"layer": "Int64"}), col="layer")
     assert [ax.get_title(loc="left") for ax in layers] == [f"layer {i}" for i in range(4)]
     with pytest.raises(HcvizError, match=r"No kind nonsense here; there are up-projection, QKV"):
         plots.cosine(frame, kinds=["nonsense"])
@@ -216,7 +216,7 @@ def test_ledger_leaves_gains_and_biases_out_unless_asked():
 
 def test_ledger_refuses_what_is_no_share():
     frame = frames.ledger()
-    with pytest.raises(HcvizError, match="between 0 and 1; the ledger holds 0 to 5"):
+    with pytest.raises(HcvizError, match="between 0 and 1; the frame holds 0 to 5"):
         plots.ledger(frame.assign(value=frame["value"] * 10))
     with pytest.raises(
         HcvizError,

@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 import hcviz
@@ -19,10 +20,19 @@ mpl.use("agg")
 HERE = Path(__file__).parent
 DEMO = hcviz.recorded("demo")
 
+
+def measured(*metrics: str) -> pd.DataFrame:
+    """Measure the recorded weights of the three clones: one attention output, in float16."""
+    return hcviz.measure([run for run in DEMO.runs if run.is_clone], metrics=metrics)
+
+
 PICTURES = {
-    "cosine": lambda: plots.cosine(DEMO.metric("cosine")),
+    "angle": lambda: plots.cosine(measured("angle"), metric="angle"),
+    "cosine": lambda: plots.cosine(DEMO.metric("cosine"), log=True),
+    "escape": lambda: plots.escape(DEMO.metric("ledger")),
     "pairs": lambda: plots.pairs(DEMO.metric("pairs"), runs=["noisy 10 dB", "dropout 0.1"]),
     "ledger": lambda: plots.ledger(DEMO.metric("ledger")),
+    "sectors": lambda: plots.sectors(measured("sectors")),
     "spectrum": lambda: plots.spectrum(DEMO.metric("spectrum")),
 }
 """Page -> what draws its picture: axes, as the functions of hcviz.plots return them."""

@@ -9,22 +9,27 @@ that takes its rows from ``_frames.metric`` and its axes from ``_axes.panels``; 
 """
 
 from hcviz.plots._cosine import cosine
+from hcviz.plots._escape import escape
 from hcviz.plots._frames import kind
 from hcviz.plots._heatmaps import antisymmetric, blocks, matrix_frame
 from hcviz.plots._loss import loss
 from hcviz.plots._pairs import pairs
 from hcviz.plots._saving import save
+from hcviz.plots._sectors import sector_spectra, sectors
 from hcviz.plots._symmetry import ledger, spectrum
 
 __all__ = [
     "antisymmetric",
     "blocks",
     "cosine",
+    "escape",
     "kind",
     "ledger",
     "loss",
     "matrix_frame",
     "pairs",
     "save",
+    "sector_spectra",
+    "sectors",
     "spectrum",
 ]

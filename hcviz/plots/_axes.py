@@ -197,8 +197,9 @@ def means(rows: pd.DataFrame, by: str, value: str = "value") -> pd.DataFrame:
 
 
 def split(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return one frame per weight (and part of a fused one), sorted by step."""
-    return [line.sort_values("step") for _, line in rows.groupby("weight")]
+    """Return one frame per weight (part of a fused one; row and col of it), sorted by step."""
+    keys = ["weight", *(name for name in ("row", "col") if name in rows)]
+    return [line.sort_values("step") for _, line in rows.groupby(keys, dropna=False)]
 
 
 def thin(look: Arm) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Cosine of the cloned halves over training, as the paper's figure 5 defines it."""
+"""Cosine of the cloned halves over training, as the paper's figure 5 defines it, and its kin."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,11 +9,20 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from hcviz import theme
+from hcviz.errors import HcvizError
 from hcviz.plots import _axes, _frames
 from hcviz.plots._strip import Strip
 
 _BAND = "#c9c9cf"
 _EQUAL = 1e-12
+# Metric -> name of the y axis, and what the title says of it.
+_WHAT = {
+    "cosine": ("cosine of the two halves\n(mean over rows)", "Cosine of the cloned halves"),
+    "cosine.rows": ("cosine of the two halves\n(thin: rows)", "Cosine of the halves of each row"),
+    "cosine.heads": ("cosine of copied heads\n(thin: heads)", "Cosine of the copies of each head"),
+    "angle": ("angle (degrees)\n(thin: blocks)", "Angle to the source's weight"),
+}
+_MOST_THIN = 64
 
 
 @theme.themed
@@ -21,12 +30,13 @@ def cosine(
     frame: pd.DataFrame,
     *,
     hue: str = "run",
-    by: str = "tensor-kind",
+    metric: str = "cosine",
+    col: str = "kind",
     kinds: Sequence[str] | None = None,
     log: bool = False,
     baseline: tuple[float, float] | Mapping[Any, tuple[float, float]] | None = None,
     ax: Axes | Sequence[Axes] | None = None,
-    title: str = "Do the copies part? Cosine of the cloned halves over training",
+    title: str | None = None,
 ) -> np.ndarray:
     """Draw the mean cosine of cloned halves over steps: a thin line per weight, and their mean.
 
@@ -34,37 +44,44 @@ def cosine(
     1 - cosine on a log axis, with a strip for halves that are equal (to twelve digits).
 
     Args:
-        frame: Rows of the metric ``cosine``: ``hue``, step, tensor, metric, value.
+        frame: Rows of the metric: ``hue``, step, tensor, metric, value. Where it holds
+            ``cosine.baseline`` too, the range of unrelated weights is drawn as a band.
         hue: Column that tells the arms.
-        by: One panel per ``tensor-kind``, or per value of another column (``layer``, ``tensor``).
+        metric: ``cosine``, ``cosine.rows``, ``cosine.heads`` or ``angle``, or one of an update,
+            gradient or moment: ``update.cosine``. Thin lines are then rows, heads or blocks, where
+            they are few.
+        col: One panel per ``kind`` of weight, or per value of another column (``layer``,
+            ``tensor``).
         kinds: Kinds to draw; None draws up-projections, QKV and the unembedding (or the embedding,
             where the two are tied), or all there are where none of these is.
         log: Draw 1 - cosine on a log axis.
-        baseline: Lowest and highest cosine of unrelated rows, drawn as a band; or panel -> such.
+        baseline: Lowest and highest value of unrelated weights, drawn as a band; or panel -> such.
         ax: As many axes as there are panels; None makes a figure.
-        title: Title of the figure, where ``ax`` is None.
+        title: Title of the figure, where ``ax`` is None; None writes one.
 
     Returns:
         The axes, one per panel.
 
     Raises:
-        HcvizError: If columns, rows or kinds are missing.
+        HcvizError: If columns, rows or kinds are missing, or an angle is asked for as 1 - cosine.
 
     Example:
         >>> rows = {"run": "a", "step": [0, 9], "tensor": "layers.0.fc1", "metric": "cosine"}
         >>> cosine(pd.DataFrame(rows | {"value": [1.0, 0.9]}))[0].get_title(loc="left")
         'up-projection'
     """
-    by = "kind" if by == "tensor-kind" else by
-    rows = _frames.metric(frame, "cosine", [by], hue)
+    plain = metric.rpartition("angle")[1] or metric[metric.find("cosine") :]
+    if log and plain == "angle":
+        raise HcvizError("log=True draws 1 - cosine; an angle needs no log. Leave it out.")
+    rows = _frames.metric(frame, metric, [col], hue)
     kinds = _frames.choose(rows["kind"], _usual(rows) if kinds is None else kinds, "kind")
     rows = rows[rows["kind"].isin(kinds)]
     if log:
         rows = rows.assign(value=1 - rows["value"])
-    groups = kinds if by == "kind" else sorted(rows[by].dropna().unique())
+    groups = kinds if col == "kind" else sorted(rows[col].dropna().unique())
     looks = theme.arms(theme.arm_order(rows[hue]))
     cells = {
-        (group, name): rows[(rows[by] == group) & (rows[hue].astype(str) == name)]
+        (group, name): rows[(rows[col] == group) & (rows[hue].astype(str) == name)]
         for group in groups
         for name in looks
     }
@@ -73,6 +90,9 @@ def cosine(
     axes = _axes.panels(len(groups), ax, sharey=ax is None, tall=1.0, lines=5)
     bands = baseline if isinstance(baseline, Mapping) else dict.fromkeys(groups, baseline)
     bands = {group: band for group, band in bands.items() if band is not None}
+    if baseline is None and (frame["metric"] == f"{metric}.baseline").any():
+        spread = _frames.metric(frame, f"{metric}.baseline", [col]).groupby(col)["value"].max()
+        bands = {group: (-spread[group], spread[group]) for group in groups if group in spread}
     for panel, group in zip(axes, groups, strict=True):
         _axes.step_axis(panel, rows["step"])
         top = max(1.0, rows["value"].max())
@@ -81,7 +101,7 @@ def cosine(
             _draw_band(panel, bands[group], log=log)
         for name, look in looks.items():
             lines = _axes.split(cells[group, name])
-            for line in lines if len(lines) > 1 else []:
+            for line in lines if 1 < len(lines) <= _MOST_THIN else []:
                 inside = line[line["value"] > _EQUAL] if log else line
                 panel.plot(inside["step"], inside["value"], **_axes.thin(look))
             mean = means[group, name]
@@ -90,13 +110,16 @@ def cosine(
                 _axes.draw(panel, mean.index.to_numpy(), y, look, label=name, zorder=3)
         if strip:
             strip.finish("equal (to 1e-12)")
-        panel.set_title(f"layer {group:g}" if by == "layer" else str(group))
+        panel.set_title(f"layer {group:g}" if col == "layer" else str(group))
     low = min([rows["value"].min(), 0.9, *(band[0] for band in bands.values())])
-    for panel in axes if not log else []:
+    for panel in axes if not log and plain != "angle" else []:
         panel.set_ylim(low - 0.06 * (1 - low), 1 + 0.06 * (1 - low))
-    axes[0].set_ylabel(f"{'1 - ' if log else ''}cosine of the two halves\n(mean over rows)")
-    extra = [Patch(facecolor=_BAND, label="unrelated rows")] if bands else []
+    label, what = _WHAT.get(plain, (plain, plain))
+    axes[0].set_ylabel(f"{'1 - ' if log else ''}{label}")
+    extra = [Patch(facecolor=_BAND, label="unrelated weights")] if bands else []
     _axes.legend(axes, looks, extra, own=ax is None)
+    subject = metric.removesuffix(plain).rstrip(".")
+    title = title or f"Do the copies part? {what}{subject and f' ({subject})'} over training"
     _axes.titles(axes, title, own=ax is None)
     return axes
 

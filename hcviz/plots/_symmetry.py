@@ -20,6 +20,8 @@ def ledger(
     frame: pd.DataFrame,
     *,
     hue: str = "run",
+    metric: str = "ledger",
+    col: str | None = None,
     tensors: str | Iterable[str] | None = None,
     ax: Axes | Sequence[Axes] | None = None,
     title: str = "Who leaves the clone, and along which axis?",
@@ -32,12 +34,14 @@ def ledger(
     Args:
         frame: Rows of the metric ``ledger``: ``hue``, step, tensor, axis, metric, value (0 to 1).
         hue: Column that tells the arms.
+        metric: The ledger to draw; for example ``update.ledger``.
+        col: A column (``layer``) whose values get panels of their own, one row of them per axis.
         tensors: Names or kinds of weights to draw; None draws all matrices (no gains, no biases).
-        ax: As many axes as there are axes in the frame; None makes a figure.
+        ax: As many axes as there are panels; None makes a figure.
         title: Title of the figure, where ``ax`` is None.
 
     Returns:
-        The axes, in the order R, H, N.
+        The axes, in the order R, H, N; with ``col`` all panels of R first.
 
     Raises:
         HcvizError: If columns or rows are missing, or a share is outside 0 to 1.
@@ -48,40 +52,76 @@ def ledger(
         >>> ledger(frame)[0].get_title(loc="left")
         'N: FFN neurons'
     """
-    rows = _frames.matching(_frames.metric(frame, "ledger", ["axis"], hue), tensors)
+    columns = ["axis", *([col] if col else [])]
+    rows = _frames.matching(_frames.metric(frame, metric, columns, hue), tensors)
     rows = _frames.matrices(rows) if tensors is None else rows
-    low, high = rows["value"].min(), rows["value"].max()
-    if low < 0 or high > 1 + 1e-9:
-        raise HcvizError(f"A share lies between 0 and 1; the ledger holds {low:g} to {high:g}.")
     letters = [letter for letter in AXES if (rows["axis"] == letter).any()]
     letters += [letter for letter in rows["axis"].dropna().unique() if letter not in AXES]
+    groups = sorted(rows[col].dropna().unique()) if col else []
+    panels = {AXES.get(letter, letter): rows["axis"] == letter for letter in letters}
+    if col:
+        panels = {
+            f"{letter}, {col} {group}": (rows["axis"] == letter) & (rows[col] == group)
+            for letter in letters
+            for group in groups
+        }
+    axes = shares(rows, panels, hue=hue, ax=ax, columns=len(groups) or 4, tall=1.4 if col else 1.1)
+    for panel in axes[: -len(groups)] if col else []:
+        panel.set_xlabel("")
+    whose = f" ({metric.removesuffix('.ledger')})" if "." in metric else ""
+    for panel in axes[:: len(groups) or len(axes)]:
+        panel.set_ylabel(f"share of squared norm{whose}\noutside the symmetric part")
+    _axes.titles(axes, title, own=ax is None)
+    return axes
+
+
+def shares(
+    rows: pd.DataFrame,
+    panels: dict[str, pd.Series],
+    *,
+    hue: str,
+    ax: Axes | Sequence[Axes] | None,
+    columns: int = 4,
+    tall: float = 1.1,
+) -> np.ndarray:
+    """Draw shares of squared norm over steps on log axes, zeros in a strip, one panel per title.
+
+    Args:
+        rows: Rows of one metric, as ``_frames.metric`` gives them.
+        panels: Title -> which of the rows.
+        hue: Column that tells the arms.
+        ax: As many axes as panels; None makes a figure.
+        columns: Most panels in a row.
+        tall: Height of a panel over its width.
+
+    Raises:
+        HcvizError: If a share is outside 0 to 1.
+    """
+    low, high = rows["value"].min(), rows["value"].max()
+    if low < 0 or high > 1 + 1e-9:
+        raise HcvizError(f"A share lies between 0 and 1; the frame holds {low:g} to {high:g}.")
     looks = theme.arms(theme.arm_order(rows[hue]))
-    axes = _axes.panels(len(letters), ax, sharey=ax is None, tall=1.1, lines=5)
-    arms = {name: rows[rows[hue].astype(str) == name] for name in looks}
-    means = {
-        (name, letter): _axes.means(arm[arm["axis"] == letter], "step")["mean"]
-        for name, arm in arms.items()
-        for letter in letters
-    }
-    reach = {name: np.concatenate([means[name, letter] for letter in letters]) for name in looks}
-    for panel, letter in zip(axes, letters, strict=True):
+    axes = _axes.panels(len(panels), ax, columns=columns, sharey=ax is None, tall=tall, lines=5)
+    arms = {name: rows[hue].astype(str) == name for name in looks}
+    cells = {(name, title): rows[arms[name] & panels[title]] for name in looks for title in panels}
+    means = {cell: _axes.means(arm, "step")["mean"] for cell, arm in cells.items()}
+    reach = {name: np.concatenate([means[name, title] for title in panels]) for name in looks}
+    for panel, title in zip(axes, panels, strict=True):
         _axes.step_axis(panel, rows["step"])
         strip = Strip(panel, reach, rows["value"])
         for name, look in looks.items():
-            lines = _axes.split(arms[name][arms[name]["axis"] == letter])
+            lines = _axes.split(cells[name, title])
             # A weight that stays at zero would only thicken its arm's lane.
             for line in (line for line in lines if len(lines) > 1 and line["value"].any()):
                 inside = line[line["value"] > 0]
                 panel.plot(inside["step"], inside["value"], **_axes.thin(look))
-            mean = means[name, letter]
+            mean = means[name, title]
             if len(mean):
                 y = strip.place(mean, name)
                 _axes.draw(panel, mean.index.to_numpy(), y, look, label=name, zorder=3)
         strip.finish("locked (exactly 0)")
-        panel.set_title(AXES.get(letter, str(letter)))
-    axes[0].set_ylabel("share of squared norm\noutside the symmetric part")
+        panel.set_title(title)
     _axes.legend(axes, looks, own=ax is None)
-    _axes.titles(axes, title, own=ax is None)
     return axes
 
 

@@ -1,0 +1,102 @@
+"""Growth of the antisymmetric part: the fitted rate with its interval, and the time to leave."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from hcviz import theme
+from hcviz.escaping import escape as fit
+from hcviz.plots import _axes, _frames
+from hcviz.plots._symmetry import AXES
+
+
+@theme.themed
+def escape(
+    frame: pd.DataFrame,
+    *,
+    hue: str = "run",
+    tensors: str | Iterable[str] | None = None,
+    threshold: float = 0.01,
+    ax: Axes | Sequence[Axes] | None = None,
+    title: str = "How fast do copies part? Growth of the antisymmetric part",
+    **fitting: Any,
+) -> np.ndarray:
+    """Draw amplitudes over steps on a log axis, where exponential growth is a straight line.
+
+    The line through an arm is the fit of :func:`hcviz.escape`, the shade its interval; the vertical
+    line is where the share of squared norm first exceeds the threshold. Each arm's end says its
+    rate per step, or that it is locked.
+
+    Args:
+        frame: Rows of the metric ``ledger``: ``hue``, step, tensor, axis, metric, value (0 to 1).
+        hue: Column that tells the arms.
+        tensors: Names or kinds of weights; None takes all matrices (no gains, no biases).
+        threshold: Share of squared norm above which the copies have left.
+        ax: As many axes as there are axes in the frame; None makes a figure.
+        title: Title of the figure, where ``ax`` is None.
+        **fitting: Further arguments of :func:`hcviz.escape`: ``between``, ``confidence``,
+            ``metric``.
+
+    Returns:
+        The axes, in the order R, H, N.
+
+    Raises:
+        HcvizError: If columns or rows are missing.
+    """
+    rows = _frames.metric(frame, fitting.get("metric", "ledger"), ["axis"], hue)
+    rows = _frames.matching(rows, tensors)
+    rows = _frames.matrices(rows) if tensors is None else rows
+    found = fit(rows, by=[hue, "axis"], threshold=threshold, **fitting)
+    letters = sorted(found["axis"].unique(), key=lambda a: (*AXES, a).index(a))
+    looks = theme.arms(theme.arm_order(rows[hue]))
+    axes = _axes.panels(len(letters), ax, sharey=ax is None, tall=1.1, lines=10)
+    means = rows.groupby([hue, "axis", "step"])["value"].mean() ** 0.5
+    level = {"color": theme.MUTED, "linewidth": 0.8, "linestyle": (0, (6, 3))}
+    level["label"] = f"left: over {100 * threshold:g} % of squared norm"
+    for panel, letter in zip(axes, letters, strict=True):
+        for one in found[found["axis"] == letter].itertuples(index=False):
+            name = getattr(one, hue)
+            mean, look = means[name, letter], looks[str(name)]
+            mean = mean[mean > 0]
+            if len(mean):
+                _axes.draw(panel, mean.index, mean, look, linestyle="", label=str(name), zorder=3)
+            if np.isfinite(one.rate):
+                x = np.linspace(one.first, one.last, 50)
+                line, low, high = (
+                    one.level * np.exp(rate * (x - one.pivot))
+                    for rate in (one.rate, one.low, one.high)
+                )
+                panel.plot(x, line, color=look.color, label="_fit")
+                panel.fill_between(x, low, high, color=look.color, alpha=0.15, linewidth=0)
+            if one.leaves > rows["step"].min():
+                line = {"color": look.color, "linewidth": 0.8, "linestyle": (0, (2, 2))}
+                panel.axvline(one.leaves, **line, label="_leaves")
+                panel.annotate(f"left at {one.leaves:,.0f}", xy=(one.leaves, 0.03), rotation=90,
+                               xycoords=("data", "axes fraction"), ha="right")  # fmt: skip
+        panel.set_yscale("log")
+        panel.axhline(threshold**0.5, **level, zorder=1)
+        panel.set_title(AXES.get(letter, str(letter)))
+        said = [_said(one, hue) for one in found.itertuples() if one.axis == letter]
+        panel.set_xlabel(
+            "\n".join(["training step", "growth of the amplitude in a step:", *said]), loc="left"
+        )
+    axes[0].set_ylabel("antisymmetric amplitude\n(root of the share of squared norm)")
+    _axes.legend(axes, looks, [Line2D([], [], **level)], own=ax is None)
+    _axes.titles(axes, title, own=ax is None)
+    return axes
+
+
+def _said(one: Any, hue: str) -> str:
+    """Say in words what was found for one arm."""
+    if one.state == "locked":
+        return f"{getattr(one, hue)}: locked (exactly 0)"
+    said = "none to fit"
+    if np.isfinite(one.rate):
+        said = "{:.2f} % ({:.2f} to {:.2f})".format(
+            *(100 * np.array([one.rate, one.low, one.high]))
+        )
+    return f"{getattr(one, hue)}: {said}".replace("-", "\N{MINUS SIGN}")
