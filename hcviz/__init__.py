@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _ROOM = {
     "clone": "cloning",
+    "clone_checkpoint": "streaming",
     "verify": "verifying",
     "Report": "verifying",
     "declone": "decloning",

@@ -7,7 +7,7 @@ from pathlib import Path
 import tyro
 from tyro.conf import Positional
 
-from hcviz.cli_models import clone, families, pretrain, verify
+from hcviz.cli_models import clone, declone, families, pretrain, verify
 from hcviz.cli_runs import demo, figures, measure, train
 from hcviz.errors import HcvizError
 
@@ -39,6 +39,7 @@ COMMANDS = {
     "demo": demo,
     "clone": clone,
     "verify": verify,
+    "declone": declone,
     "train": train,
     "measure": measure,
     "figures": figures,

@@ -1,4 +1,4 @@
-"""Commands on models: clone, verify, families, pretrain."""
+"""Commands on models: clone, declone, verify, families, pretrain."""
 
 import sys
 from pathlib import Path
@@ -24,15 +24,18 @@ def clone(
     seed: int = 0,
     tie: Literal["keep", "untie"] = "keep",
     dtype: Name = None,
+    max_shard_size: str = "5GB",
+    check: Literal["auto", "full", "twin"] = "auto",
     device: str = "cpu",
     overwrite: bool = False,
     keep_failed: bool = False,
     trust_remote_code: bool = False,
 ) -> int:
-    """Widen a model so that it computes exactly what it did, check it, and save it.
+    """Widen a model so that it computes exactly what it did, save it, and check what was saved.
 
-    The result is a plain Hugging Face checkpoint. A clone that fails its report card is not left
-    behind.
+    The result is a plain Hugging Face checkpoint with a card. It is made tensor by tensor, so that
+    a model larger than memory will do; the same command goes on where it was interrupted. A
+    clone that fails its report card is not left behind.
 
     Args:
         src: A folder, a hub id, or nano:NAME for a shipped source.
@@ -46,9 +49,46 @@ def clone(
         seed: Seed of noise and random shares.
         tie: Keep tied embeddings tied, or give the clone a head of its own.
         dtype: Cast the source first, for example bfloat16; None: as stored.
-        device: Where to do it, for example cpu or cuda.
+        max_shard_size: The largest file of the clone, such as 5GB or 500MB.
+        check: full compares both models, twin only a tiny random twin of them; auto is full if
+            both take up less than half of the memory that is free.
+        device: Where to compare them, for example cpu or cuda.
         overwrite: Replace OUT if it exists.
         keep_failed: Save the clone even if its report card fails.
+        trust_remote_code: Run code that comes with the model.
+    """
+    import hcviz
+
+    done = hcviz.clone_checkpoint(
+        src, out, hidden=hidden, ffn=ffn, heads=heads, kv_heads=kv_heads, expansion=expansion,
+        snr_db=snr_db, seed=seed, tie=tie, dtype=dtype_of(dtype), max_shard_size=max_shard_size,
+        check=check, device=device, overwrite=overwrite, keep_failed=keep_failed,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+    print(done.report or "A tiny twin of the configuration was exact; the models: hcviz verify.")
+    if done.path is None:
+        print(f"{out} was not written. To save it all the same: --keep-failed", file=sys.stderr)
+        return 1
+    print("{:,} -> {:,} parameters, saved in".format(*done.parameters), out)
+    return 0
+
+
+def declone(
+    src: Model,
+    out: Out,
+    /,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+) -> int:
+    """Project a clone, trained or not, back on its symmetric part, a model of its source's size.
+
+    OUT gets the model, its tokenizer, and losses.csv: of every tensor, the share of its squared
+    norm that had no place in the smaller model.
+
+    Args:
+        src: A clone: a folder or a hub id.
+        out: The folder to make.
+        overwrite: Replace OUT if it exists.
         trust_remote_code: Run code that comes with the model.
     """
     import hcviz
@@ -58,24 +98,19 @@ def clone(
 
     check_free(out, overwrite=overwrite)
     model, tokenizer = load(src, trust_remote_code=trust_remote_code)
-    model = model.to(device=device, dtype=dtype_of(dtype))
-    wide = hcviz.clone(
-        model, hidden=hidden, ffn=ffn, heads=heads, kv_heads=kv_heads,
-        expansion=expansion, snr_db=snr_db, seed=seed, tie=tie,
-    )  # fmt: skip
-    wide.config.hcviz["source"] = src
-    report = hcviz.verify(model, wide)
-    print(report)
-    if not report.passed and not keep_failed:
-        print(f"{out} was not written. To save it all the same: --keep-failed", file=sys.stderr)
-        return 1
-    size = sum(p.numel() * p.element_size() for p in wide.parameters())
-    check_space(out, size, "The clone")
+    small, losses = hcviz.declone(model)
+    losses = losses.sort_values("lost", ascending=False)
+    print(losses[["tensor", "lost"]].head(10).to_string(index=False, float_format="{:.2%}".format))
+    total = (losses["lost"] * losses["squared_norm"]).sum() / losses["squared_norm"].sum()
+    print(f"lost of all squared norm: {total:.2%}")
+    size = sum(p.numel() * p.element_size() for p in small.parameters())
+    check_space(out, size, "The smaller model")
     with fresh_folder(out, overwrite=overwrite) as folder, quiet():
-        wide.save_pretrained(folder)
+        small.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        losses.to_csv(folder / "losses.csv", index=False)
         open_to_readers(folder)
-    print(f"{model.num_parameters():,} -> {wide.num_parameters():,} parameters, saved in {out}")
+    print(f"{model.num_parameters():,} -> {small.num_parameters():,} parameters, saved in {out}")
     return 0
 
 

@@ -29,7 +29,7 @@ def declone(model: PreTrainedModel) -> tuple[PreTrainedModel, pd.DataFrame]:
 
     Returns:
         The model of the source's size, and a frame with one row per tensor: ``lost``, the share of
-        squared norm that has no place in it.
+        its ``squared_norm`` that has no place in it.
 
     Raises:
         HcvizError: If the model is no clone.
@@ -60,7 +60,8 @@ def declone(model: PreTrainedModel) -> tuple[PreTrainedModel, pd.DataFrame]:
         again = widen(name, tensor, axes[name], factors, Expansion()).double()
         full = found[name].double()
         away, total = (full - again).square().sum(), full.square().sum()
-        rows.append({"tensor": name, "lost": (away / total).item() if total else 0.0})
+        lost = (away / total).item() if total else 0.0
+        rows.append({"tensor": name, "lost": lost, "squared_norm": total.item()})
         scale, offset = scales.get(name, (1.0, 0.0))
         tensor.data = (tensor.data - (scale - 1) * offset) / scale if scale != 1 else tensor.data
     small.generation_config = copy.deepcopy(model.generation_config)

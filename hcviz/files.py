@@ -72,12 +72,12 @@ def fresh_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]
         ) from error
     try:
         yield scratch
-        _replace(scratch, path)
+        replace_folder(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _replace(scratch: Path, path: Path) -> None:
+def replace_folder(scratch: Path, path: Path) -> None:
     """Rename ``scratch`` to ``path``; an old ``path`` is moved aside first and removed last."""
     if not path.exists():
         scratch.rename(path)

@@ -153,11 +153,7 @@ def load(spec: str | Path, *, trust_remote_code: bool = False) -> tuple[Any, Any
     from hcviz.quiet import quiet
 
     spec = str(spec)
-    place = str(source_path(spec.removeprefix("nano:"))) if spec.startswith("nano:") else spec
-    if not Path(place).is_dir() and place.startswith((".", "/", "~")):
-        raise HcvizError(
-            f"There is no folder {spec!r}. Give a model folder, a hub id, or nano:NAME."
-        )
+    place = _place(spec)
     options = {"trust_remote_code": trust_remote_code}
     try:
         with quiet():
@@ -171,6 +167,46 @@ def load(spec: str | Path, *, trust_remote_code: bool = False) -> tuple[Any, Any
             f"a hub id, or one of {', '.join('nano:' + name for name in SOURCES)}."
         ) from error
     return model.eval(), tokenizer
+
+
+def _place(spec: str) -> str:
+    """Return the folder that a source names, or the hub id that it is."""
+    place = str(source_path(spec.removeprefix("nano:"))) if spec.startswith("nano:") else spec
+    if not Path(place).is_dir() and place.startswith((".", "/", "~")):
+        raise HcvizError(
+            f"There is no folder {spec!r}. Give a model folder, a hub id, or nano:NAME."
+        )
+    return place
+
+
+def folder_of(spec: str | Path, *, trust_remote_code: bool = False) -> Path:
+    """Return a source's folder; a hub id is downloaded to the cache of the hub's own library.
+
+    Args:
+        spec: As in :func:`load`.
+        trust_remote_code: Also download code.
+
+    Raises:
+        HcvizError: If it cannot be found.
+    """
+    from huggingface_hub import snapshot_download
+
+    place = _place(str(spec))
+    if Path(place).is_dir():
+        return Path(place)
+    kinds = ["*.json", "*.safetensors", "*.txt", "*.model", "*.tiktoken", "*.jinja", "*.md"]
+    kinds += ["LICENSE*", "NOTICE*", *(["*.py"] if trust_remote_code else [])]
+    try:
+        found = snapshot_download(
+            place, allow_patterns=kinds, ignore_patterns=["*/*", "consolidated*"]
+        )
+    except Exception as error:  # no network, no such id, no permission: many unrelated kinds
+        raise HcvizError(
+            f"The model {str(spec)!r} cannot be downloaded: {' '.join(str(error).split())} "
+            "Give a model folder, the id of a model of the hub, or "
+            f"one of {', '.join('nano:' + name for name in SOURCES)}."
+        ) from error
+    return Path(found)
 
 
 def tokenizer_for(model: Any) -> Any:

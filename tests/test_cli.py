@@ -1,5 +1,6 @@
 """The command line: frozen options, exit codes, clear errors, nothing lost."""
 
+import json
 import re
 import subprocess
 import sys
@@ -14,10 +15,10 @@ from hcviz import cli
 
 OPTIONS = {
     "demo": "source out figures steps lr seed record overwrite",
-    "clone": "hidden ffn heads kv-heads expansion snr-db seed tie dtype device overwrite "
-    "keep-failed "
-    "trust-remote-code",
+    "clone": "hidden ffn heads kv-heads expansion snr-db seed tie dtype max-shard-size check "
+    "device overwrite keep-failed trust-remote-code",
     "verify": "dtype device csv trust-remote-code",
+    "declone": "overwrite trust-remote-code",
     "train": "out corpus steps batch-size context lr dropout seed snapshots label device dtype "
     "overwrite",
     "measure": "metrics tensors steps out",
@@ -94,16 +95,14 @@ def test_verify_fails_a_clone_with_halved_logits(hcviz, source, tmp_path):
 
 
 def test_a_failing_clone_is_not_left_behind_unless_told_to(hcviz, source, tmp_path, monkeypatch):
-    import hcviz as package
+    from hcviz.transfer import Transfer
 
-    grow = package.clone
+    make = Transfer.make
 
-    def halved(model, **options):
-        wide = grow(model, **options)
-        wide.lm_head.weight.data /= 2
-        return wide
+    def halved(self, unit):
+        return {name: t / (1 + ("lm_head" in name)) for name, t in make(self, unit).items()}
 
-    monkeypatch.setattr(package, "clone", halved)
+    monkeypatch.setattr(Transfer, "make", halved)
     code, _, err = hcviz("clone", source, tmp_path / "wide")
     assert code == 1
     assert "--keep-failed" in err
@@ -134,6 +133,31 @@ def test_train_measure_and_figures(hcviz, source, tmp_path):
     assert (tmp_path / "figures" / "ledger.png").is_file()
 
 
+def test_declone_says_what_was_lost_and_saves_it(hcviz, source, tmp_path):
+    wide, small = tmp_path / "wide", tmp_path / "small"
+    hcviz("clone", source, wide, "--check", "twin", "--max-shard-size", "30KB")
+    index = json.loads((wide / "model.safetensors.index.json").read_text())
+    file = wide / index["weight_map"]["lm_head.weight"]
+    weights = load_file(file)
+    weights["lm_head.weight"][:, :16] *= 1.5  # the copies part; the fixture's hidden size is 16
+    save_file(weights, file, {"format": "pt"})
+    code, out, err = hcviz("declone", wide, small)
+    assert code == 0, err
+    # halves 1.5 w/2 and 0.5 w: the mean 1.25 leaves 2 * 0.25**2 of 1.5**2 + 1 = 3.85 %
+    assert re.search(r"lm_head.weight +3\.85%", out)
+    losses = pd.read_csv(small / "losses.csv").set_index("tensor")
+    head = weights["lm_head.weight"].square().sum().item()
+    assert losses.loc["lm_head.weight", "squared_norm"] == pytest.approx(head)
+    assert f"norm: {head * 0.125 / 3.25 / losses['squared_norm'].sum():.2%}" in out
+    assert losses.loc["lm_head.weight", "lost"] == pytest.approx(0.125 / 3.25, rel=1e-4)
+    assert losses.drop("lm_head.weight")["lost"].max() == 0
+    assert load_file(small / "model.safetensors")["lm_head.weight"].shape == (2048, 16)
+    assert (small / "tokenizer.json").exists()
+    code, _, err = hcviz("declone", source, tmp_path / "none")
+    assert code == 2
+    assert "no config.hcviz" in err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -142,6 +166,8 @@ def test_train_measure_and_figures(hcviz, source, tmp_path):
         (["clone", "{source}", "out", "--hidden", "2", "--snr-db", "10"], "snr_db"),
         (["clone", "{source}", "out", "--heads", "3", "--kv-heads", "2"], "multiple of kv_heads"),
         (["clone", "{source}", "out", "--dtype", "int8"], "no floating dtype"),
+        (["clone", "{source}", "out", "--max-shard-size", "5XB"], "5GB"),
+        (["declone", "./nowhere", "out"], "nowhere"),
         (["verify", "{source}", "./nowhere"], "nowhere"),
         (["measure", "nowhere"], "nowhere"),
         (["measure", "nowhere", "--out", "x.txt"], "nowhere"),

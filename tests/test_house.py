@@ -19,11 +19,11 @@ PACKAGE = ROOT / "hcviz"
 
 # From the bottom up: a room imports only rooms before it. A new file takes its place here.
 ROOMS = """
-    errors quiet precision files
+    errors quiet precision files stored checkpoints
     families widths blocks infer expansion growth twin layouts
-    decloning lockstep census cloning verifying
-    documents corpus sources dropout schedule record arguments trainer
-    marchenko tables stored places runs metrics training pretraining recording
+    decloning lockstep census cloning transfer verifying
+    documents corpus sources dropout schedule record cards streaming arguments trainer
+    marchenko tables places runs metrics training pretraining recording
     escaping losses
     theme plots
     claims demo figures report exploring cli_common cli_models cli_runs cli __main__

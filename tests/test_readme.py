@@ -24,7 +24,7 @@ def commands(tool: str) -> list[list[str]]:
 
 
 def test_the_commands_run_in_order_and_leave_what_they_say(tmp_path, monkeypatch, capsys):
-    """The commands are hcviz clone, hcviz verify, hcviz train, hcviz measure and hcviz figures."""
+    """The commands are hcviz clone, verify, declone, train, measure and figures."""
     monkeypatch.chdir(tmp_path)
     ran = []
     for words in commands("hcviz"):
@@ -33,9 +33,11 @@ def test_the_commands_run_in_order_and_leave_what_they_say(tmp_path, monkeypatch
             cli.main()
         assert stop.value.code == 0, (words, capsys.readouterr().err)
         ran.append(words[1])
-    assert ran == ["clone", "verify", "train", "measure", "figures"]
+    assert ran == ["clone", "clone", "verify", "declone", "train", "measure", "figures"]
     for place in (
-        "wide-llama/config.json",
+        "wide-llama/README.md",
+        "wider-llama/model.safetensors.index.json",
+        "narrow-llama/losses.csv",
         "runs/wide/run.json",
         "ledger.csv",
         "pictures/ledger.svg",

@@ -1,0 +1,184 @@
+"""clone_checkpoint(): a checkpoint in, a wider one out; neither model is ever in memory."""
+
+import contextlib
+import hashlib
+import json
+import shutil
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from huggingface_hub import get_torch_storage_size, split_state_dict_into_shards_factory
+from transformers import AutoModelForCausalLM
+
+from hcviz.cards import card
+from hcviz.errors import HcvizError
+from hcviz.files import check_free, check_space, open_to_readers, replace_folder, write_text
+from hcviz.infer import tensors
+from hcviz.quiet import quiet
+from hcviz.record import surroundings
+from hcviz.sources import folder_of
+from hcviz.stored import stamp
+from hcviz.transfer import Transfer
+from hcviz.verifying import Report, verify
+
+NOTE = "unfinished.json"
+"""What a hidden folder is for; it is removed when all is there."""
+CHECKS = ("auto", "full", "twin")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What :func:`clone_checkpoint` did."""
+
+    path: Path | None
+    """The folder of the clone; None if it failed its report card and was not kept."""
+    report: Report | None
+    """The report card of the pair, read back from disk; None if only the twin was checked."""
+    parameters: tuple[int, int]
+    """Of the source and of the clone."""
+
+
+def clone_checkpoint(
+    src: str | Path,
+    out: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    max_shard_size: str | int = "5GB",
+    check: str = "auto",
+    device: str = "cpu",
+    keep_failed: bool = False,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> Written:
+    """Widen a checkpoint tensor by tensor; the files are those of cloning in memory and saving.
+
+    Memory holds the largest tensor and what it grows to, whatever the model's size. Shards appear
+    one by one in a hidden folder beside ``out``, which is renamed when all is there: the same call
+    goes on where it was interrupted.
+
+    Args:
+        src: A folder, a hub id, or ``nano:NAME``.
+        out: The folder to make: weights, index, configuration, tokenizer, and a card (README.md).
+        dtype: Cast the source to it first; as stored if None.
+        max_shard_size: The largest file, such as ``"5GB"``.
+        check: ``full`` compares source and clone as :func:`hcviz.verify` does, ``twin`` only a tiny
+            random twin of the configuration; ``auto`` is full where both models fit in half of the
+            memory that is free.
+        device: Where to compare them.
+        keep_failed: Keep a clone whose report card failed.
+        overwrite: Replace ``out`` if it exists.
+        trust_remote_code: Run code that comes with the model.
+        progress: Show a bar.
+        options: Factors, ``expansion``, ``snr_db``, ``seed`` and ``tie`` of :func:`hcviz.clone`.
+
+    Raises:
+        CloneError: If an option is wrong, or the architecture or its checkpoint not understood.
+        HcvizError: If something cannot be read or written, or the disk is too small.
+
+    Example:
+        >>> import tempfile
+        >>> done = clone_checkpoint("nano:llama", tempfile.mkdtemp(), hidden=2, progress=False)
+        >>> done.report.passed, done.parameters
+        (True, (1000320, 3474176))
+    """
+    out = Path(out)
+    if check not in CHECKS:
+        raise HcvizError(f"check={check!r} is unknown. Choose one of {', '.join(CHECKS)}.")
+    check_free(out, overwrite=overwrite)
+    place = folder_of(src, trust_remote_code=trust_remote_code)
+    with quiet():
+        transfer = Transfer(place, dtype, trust_remote_code, options)
+    transfer.plan.config.hcviz["source"] = str(src)
+    try:
+        split = split_state_dict_into_shards_factory(
+            transfer.outputs,
+            get_storage_size=get_torch_storage_size,
+            get_storage_id=lambda tensor: tensor.untyped_storage()._cdata,
+            filename_pattern="model{suffix}.safetensors",
+            max_shard_size=max_shard_size,
+        )
+    except ValueError as error:
+        raise HcvizError(
+            f"max_shard_size={max_shard_size!r}: {error}. Say 5GB, or 500MB."
+        ) from error
+    request = {
+        "recipe": transfer.plan.config.hcviz,
+        "dtype": str(transfer.dtype),
+        "max_shard_size": max_shard_size,
+        "source": stamp(place),
+        "versions": surroundings()["versions"],
+    }
+    folder = _workplace(out, request)
+    there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    check_space(out, split.metadata["total_size"] - there, f"The clone in {out}")
+    with ThreadPoolExecutor(1) as pool:
+        hashes = {path: pool.submit(_sha256, path) for path in transfer.stored.files}
+        try:
+            transfer.write(folder, split.filename_to_tensors, progress)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        hashes = {path.name: future.result() for path, future in hashes.items()}
+    transfer.write_rest(place, folder, split)
+    report = None
+    size = [
+        sum(t.numel() * transfer.dtype.itemsize for t in tensors(m).values()) for m in transfer.pair
+    ]
+    free = psutil.virtual_memory().available
+    if check == "full" or (check == "auto" and 2 * sum(size) < free):
+        exact = 2 * sum(size) + 8 * transfer.parameters[1] < free
+        report = _compare(place, folder, transfer.dtype, device, exact, trust_remote_code)
+        if not (report.passed or keep_failed):
+            shutil.rmtree(folder)
+            return Written(None, report, transfer.parameters)
+    write_text(folder / "README.md", card(src, place, out, transfer, report, hashes))
+    (folder / NOTE).unlink()
+    open_to_readers(folder)
+    replace_folder(folder, out)
+    return Written(out, report, transfer.parameters)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _workplace(out: Path, request: dict[str, Any]) -> Path:
+    """Make the hidden folder beside ``out``, or find in it what the same request has left."""
+    folder, request = out.parent / f".tmp-{out.name}-clone", json.loads(json.dumps(request))
+    before = {}
+    with contextlib.suppress(OSError, ValueError):
+        before = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+    if before != request and folder.exists():
+        changed = ", ".join(key for key in request if before.get(key) != request[key])
+        warnings.warn(
+            f"{folder} holds an unfinished clone with another {changed}; starting again.",
+            stacklevel=3,
+        )
+        shutil.rmtree(folder)
+    try:
+        write_text(folder / NOTE, json.dumps(request, indent=2))
+        for part in folder.glob("*.part"):
+            part.unlink()
+    except OSError as error:
+        raise HcvizError(f"Cannot write beside {out}: {error}. Choose a writable place.") from error
+    return folder
+
+
+def _compare(place, folder, dtype, device, float64: bool, trust_remote_code: bool) -> Report:
+    """Compare source and clone, both read from disk by the stock class."""
+    with quiet():
+        pair = [
+            AutoModelForCausalLM.from_pretrained(
+                where, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
+            ).to(device)
+            for where in (place, folder)
+        ]
+    return verify(*pair, float64=float64, reload=False)

@@ -1,0 +1,180 @@
+"""A stored source and its clone-to-be: which tensors of the files make which of the clone's."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.core_model_loading import revert_weight_conversion
+from transformers.modeling_utils import remove_tied_weights_from_state_dict
+
+from hcviz.checkpoints import Checkpoint, Unit, units, write_shard
+from hcviz.cloning import decide
+from hcviz.errors import CloneError, HcvizError
+from hcviz.files import write_text
+from hcviz.growth import check_shapes
+from hcviz.infer import meta_model, tensors
+
+CARRIED = (
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt"),
+    *("*.model", "*.tiktoken", "chat_template*", "additional_chat_templates"),
+    *("generation_config.json", "LICENSE*", "NOTICE*", "USE_POLICY*"),
+)
+"""What a clone takes over from its source's folder as it is."""
+
+
+class Transfer:
+    """A stored source and its clone-to-be; both models are on the meta device, without weights.
+
+    ``outputs`` are the tensors of the clone's files by name, ``unit_of`` says what makes each.
+    """
+
+    def __init__(self, place: Path, dtype, trust_remote_code: bool, options: dict[str, Any]):
+        """Plan everything on the meta device."""
+        try:
+            config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError) as error:
+            raise HcvizError(f"{place} has no configuration to read: {error}") from error
+        if getattr(config, "quantization_config", None):
+            raise CloneError(
+                f"The weights in {place} are quantized, and shares of them would not be exact. "
+                "Give the checkpoint in float16, bfloat16 or float32."
+            )
+        self.stored = Checkpoint(place)
+        kinds = (self.stored.empty(key).dtype for key in self.stored)
+        self.dtype = dtype or config.dtype or next(kind for kind in kinds if kind.is_floating_point)
+        with torch.device("meta"):
+            self.source = AutoModelForCausalLM.from_config(
+                config, dtype=self.dtype, trust_remote_code=trust_remote_code
+            ).eval()
+        self.plan = decide(self.source, **options)
+        self.wide = meta_model(self.plan.config, type(self.source))
+        self.pair = (self.source, self.wide)
+        self.parameters = tuple(model.num_parameters() for model in self.pair)
+        own = tensors(self.source)
+        check_shapes(self.plan, own, tensors(self.wide), type(self.source))
+        by_id = {id(tensor): name for name, tensor in own.items()}
+        state = self.source.state_dict(keep_vars=True)
+        self.own_name = {n: by_id[id(t)] for n, t in state.items() if id(t) in by_id}
+        made = remove_tied_weights_from_state_dict(self.wide.state_dict(), self.wide)
+        for name in self.wide._keys_to_ignore_on_save or ():
+            made.pop(name, None)
+        exact = self.source._get_dtype_plan(self.dtype)
+        kinds = {
+            name: next((k for glob, k in exact.items() if _matches(glob, name)), own[name].dtype)
+            for name in own
+        }
+        self.kinds = {name: kinds[own_name] for name, own_name in self.own_name.items()}
+        empty = {
+            name: torch.empty(tensor.shape, dtype=self.kinds[name], device="meta")
+            for name, tensor in made.items()
+        }
+        odd = empty.keys() - self.own_name.keys()
+        if odd:
+            raise CloneError(
+                f"{min(odd)} has no counterpart in the source; this model cannot be widened yet."
+            )
+        maker, self.of_unit = self._units(), {}
+        for name in empty:
+            self.of_unit.setdefault(maker[self.own_name[name]], []).append(name)
+        self.outputs = revert_weight_conversion(self.wide, empty)
+        self.unit_of = {}
+        for unit, names in self.of_unit.items():
+            part = revert_weight_conversion(self.wide, {name: empty[name] for name in names})
+            self.unit_of.update(dict.fromkeys(part, unit))
+        odd = self.outputs.keys() ^ self.unit_of.keys()
+        if odd:
+            raise CloneError(
+                f"{min(odd)} of this {config.model_type} checkpoint is made from tensors that lie "
+                "apart, so it cannot be streamed. Load the model, and use hcviz.clone()."
+            )
+
+    def _units(self) -> dict[str, Unit]:
+        """Return by which unit each of the source's tensors is made, and note what none wants."""
+        found, self.stale = units(self.source, self.stored)
+        made: dict[str, tuple[Unit, str]] = {}
+        for unit in found:
+            for name, tensor in self._read(unit, self.stored.empty).items():
+                wanted = self.source.get_parameter_or_buffer(name).shape
+                if tensor.shape != wanted:
+                    raise HcvizError(
+                        f"{name} is stored as {tuple(tensor.shape)}, and the configuration makes "
+                        f"it {tuple(wanted)}. The two do not belong together."
+                    )
+                before = made.setdefault(self.own_name[name], (unit, name))
+                if before != (unit, name):
+                    self._check_same(before, (unit, name))
+        lost = set(self.own_name.values()) - set(made)
+        if lost:
+            raise CloneError(
+                f"{min(lost)} is not among the stored weights, so transformers would make it up. "
+                "Load the model, see that it is complete, and use hcviz.clone()."
+            )
+        return {name: unit for name, (unit, _) in made.items()}
+
+    def _check_same(self, *places: tuple[Unit, str]) -> None:
+        """See that a tied tensor that is stored twice is the same twice."""
+        one, two = (self._read(unit, self.stored.tensor)[name] for unit, name in places)
+        if not torch.equal(one, two):
+            raise CloneError(
+                f"The configuration ties {places[0][1]} and {places[1][1]}, and the two are stored "
+                "with different values. Set tie_word_embeddings to false in config.json."
+            )
+
+    def _read(self, unit: Unit, tensor_of) -> dict[str, torch.Tensor]:
+        return unit.read(self.source, tensor_of, self.kinds[unit.name])
+
+    def make(self, unit: Unit) -> dict[str, torch.Tensor]:
+        """Read, widen and bring to the form of the files what one unit makes."""
+        read = {self.own_name[n]: t for n, t in self._read(unit, self.stored.tensor).items()}
+        head, wide = self.plan.head, {}
+        for name in self.of_unit[unit]:
+            own = self.own_name[name]
+            wide[name] = self.plan.widened(name if name == head else own, read[own])
+        return revert_weight_conversion(self.wide, wide)
+
+    def write(self, folder: Path, shards: dict[str, list[str]], progress: bool) -> None:
+        """Write the shards that are not there yet."""
+        total = sum(map(_nbytes, self.outputs.values()))
+        with tqdm(
+            total=total, unit="B", unit_scale=True, disable=not progress, desc="Cloning"
+        ) as bar:
+            for file, names in shards.items():
+                shard = {name: self.outputs[name] for name in names}
+                if not (folder / file).exists():
+                    write_shard(folder / file, shard, self._parts(shard, bar))
+                else:
+                    bar.update(sum(map(_nbytes, shard.values())))
+
+    def _parts(self, shard: dict[str, torch.Tensor], bar):
+        for unit in dict.fromkeys(self.unit_of[name] for name in shard):
+            yield self.make(unit)
+            mine = (t for name, t in shard.items() if self.unit_of[name] == unit)
+            bar.update(sum(map(_nbytes, mine)))
+
+    def write_rest(self, place: Path, folder: Path, split) -> None:
+        """Write what stands beside the weights: index, configuration, tokenizer, generation."""
+        if split.is_sharded:
+            counted = {"total_parameters": self.parameters[1], **split.metadata}
+            index = {"metadata": counted, "weight_map": split.tensor_to_filename}
+            text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+            write_text(folder / "model.safetensors.index.json", text)
+        self.plan.config.architectures = [type(self.source).__name__]
+        self.plan.config.save_pretrained(folder)
+        self.source.generation_config.save_pretrained(folder)
+        code = ("*.py",) if self.source.is_custom_code() else ()
+        for path in {path for pattern in (*CARRIED, *code) for path in place.glob(pattern)}:
+            copy = shutil.copytree if path.is_dir() else shutil.copyfile
+            copy(path, folder / path.name, **({"dirs_exist_ok": True} if path.is_dir() else {}))
+
+
+def _matches(glob: str, name: str) -> bool:
+    return re.search(glob.replace("*", ".*"), name) is not None
+
+
+def _nbytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
