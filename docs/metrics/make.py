@@ -39,13 +39,13 @@ PICTURES = {
 
 
 def main(names: list[str]) -> None:
-    """Draw the named pictures, or all, in 64 colours to keep them small."""
+    """Draw the named pictures, or all, in 256 colours to keep them small."""
     for name in names or PICTURES:
         figure = np.ravel(np.asarray(PICTURES[name](), dtype=object))[0].figure
         buffer = io.BytesIO()
         figure.savefig(buffer, dpi=110)
         plt.close(figure)
-        picture = Image.open(buffer).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+        picture = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
         picture.save(HERE / f"{name}.png", optimize=True)
         print(f"{name}.png: {(HERE / f'{name}.png').stat().st_size / 1e3:.0f} kB")
 
