@@ -149,3 +149,41 @@ def weights(rows=64, columns=32) -> dict[int, np.ndarray]:
     )
     wide = np.tile(base, (2, 2)) / 2
     return {0: wide, 12: wide + 0.05 * apart, 120: wide + 0.3 * apart}
+
+
+def evolution() -> pd.DataFrame:
+    """Ranks and movements of the up-projections of four layers, and a bias that moves far."""
+    rows = []
+    for layer in range(4):
+        tensor = UP.format(layer)
+        for step in STEPS:
+            t = step / 120
+            for run, speed in (("symmetric", 1), ("noisy 10 dB", 2)):
+                far = speed * t * (1 + layer / 10)
+                rows += [
+                    _row(run, step, tensor, "distance", far),
+                    _row(run, step, tensor.replace("weight", "bias"), "distance", 90.0),
+                    _row(run, step, tensor, "turn", 40 * far, axis="start"),
+                    _row(run, step, tensor, "effective_rank", 100 + 50 * far),
+                    _row(run, step, tensor, "rank", 128),
+                ]
+                if step:
+                    rows.append(_row(run, step, tensor, "turn", far, axis="previous"))
+                    rows.append(_row(run, step, tensor, "update", 1e-3 * speed * (1.01 - t)))
+    return pd.DataFrame(rows)
+
+
+def histogram() -> pd.DataFrame:
+    """Weights of two arms that spread out, in eight bins from -4 to 4."""
+    rows = []
+    for run, speed in (("symmetric", 0.2), ("random init", 1.0)):
+        for step in STEPS:
+            wide = 1 + speed * step / 120
+            shares = np.exp(-(((np.arange(8) - 3.5) / wide) ** 2) / 2)
+            shares *= 0.99 / shares.sum()
+            ends = {"low": -4.0, "high": 4.0, "under": 0.004, "over": 0.006}
+            rows += [_row(run, step, UP.format(0), "histogram", v, axis=a) for a, v in ends.items()]
+            rows += [
+                _row(run, step, UP.format(0), "histogram", v, row=i) for i, v in enumerate(shares)
+            ]
+    return pd.DataFrame(rows)

@@ -8,26 +8,34 @@ To add a figure: a function decorated with ``theme.themed`` in one of the files 
 that takes its rows from ``_frames.metric`` and its axes from ``_axes.panels``; then its name below.
 """
 
+from hcviz.plots._animate import animate
 from hcviz.plots._cosine import cosine
 from hcviz.plots._escape import escape
+from hcviz.plots._evolution import evolution, rank
 from hcviz.plots._frames import kind
 from hcviz.plots._heatmaps import antisymmetric, blocks, matrix_frame
+from hcviz.plots._histograms import histograms
 from hcviz.plots._loss import loss
 from hcviz.plots._pairs import pairs
 from hcviz.plots._saving import save
 from hcviz.plots._sectors import sector_spectra, sectors
-from hcviz.plots._symmetry import ledger, spectrum
+from hcviz.plots._spectra import spectrum
+from hcviz.plots._symmetry import ledger
 
 __all__ = [
+    "animate",
     "antisymmetric",
     "blocks",
     "cosine",
     "escape",
+    "evolution",
+    "histograms",
     "kind",
     "ledger",
     "loss",
     "matrix_frame",
     "pairs",
+    "rank",
     "save",
     "sector_spectra",
     "sectors",

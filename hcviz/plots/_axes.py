@@ -1,5 +1,6 @@
 """What several figures share: panels, step axes, outside legends, end labels, the locked strip."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -124,6 +125,8 @@ def titles(axes: Sequence[Axes], title: str, note: str = "", *, own: bool) -> No
     if own:
         axes[0].figure.suptitle(title, x=0.01, ha="left")
         if note:
+            inches = axes[0].figure.get_figwidth()
+            note = textwrap.fill(note, int(inches * 72 / (0.52 * plt.rcParams["font.size"])))
             axes[0].figure.supxlabel(note, x=0.01, ha="left", color=theme.MUTED, fontstyle="italic",
                                      fontsize=plt.rcParams["font.size"])  # fmt: skip
 

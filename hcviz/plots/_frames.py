@@ -77,13 +77,12 @@ def metric(
     keys = pd.DataFrame(
         {"tensor": rows["tensor"].astype(str), "part": parts.fillna("").astype(str)}
     )
-    names = {
-        (tensor, part): (kind(tensor, part), f"{tensor}:{part}" if part else tensor)
-        for tensor, part in keys.drop_duplicates().itertuples(index=False, name=None)
-    }
-    both = [names[pair] for pair in keys.itertuples(index=False, name=None)]
+    which = keys.groupby(["tensor", "part"], sort=False).ngroup().to_numpy()
+    pairs = list(keys.drop_duplicates().itertuples(index=False, name=None))  # in the same order
+    kinds = np.array([kind(*pair) for pair in pairs], dtype=object)
+    weights = np.array([f"{tensor}:{part}" if part else tensor for tensor, part in pairs], object)
     rows = rows.reset_index(drop=True)  # frames put together by concat repeat their index
-    return rows.assign(kind=[k for k, _ in both], weight=[w for _, w in both])
+    return rows.assign(kind=kinds[which], weight=weights[which])
 
 
 def choose(values: Iterable[object], asked: Iterable[object] | None, what: str) -> list:

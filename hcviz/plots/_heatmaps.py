@@ -1,6 +1,6 @@
 """Heat maps of a weight: its block grid over steps, and what sets its copies apart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -22,6 +22,7 @@ def blocks(
     n_written: int | None = None,
     n_read: int | None = None,
     *,
+    steps: Iterable[int] | None = None,
     corner: int | None = 24,
     name: str | None = None,
     ax: Axes | Sequence[Axes] | None = None,
@@ -37,6 +38,7 @@ def blocks(
             step -> such.
         n_written: Copies along the rows; not needed for a 4-d ``matrix``.
         n_read: Copies along the columns; likewise.
+        steps: Those to draw, on the scale of all; None draws all.
         corner: Rows and columns of each block to draw; None draws all.
         name: The tensor's name, for the title.
         ax: As many axes as steps; None makes a figure.
@@ -55,7 +57,8 @@ def blocks(
     """
     grids, note = _grids(matrix, n_written, n_read, corner)
     what = _frames.short(name) if name else "the block grid"
-    return _maps(grids, ax, title or f"A weight and its copies: {what}", note, "weight")
+    head = title or f"A weight and its copies: {what}"
+    return _maps(grids, steps, ax, head, note, "weight")
 
 
 @theme.themed
@@ -65,6 +68,7 @@ def antisymmetric(
     n_read: int | None = None,
     *,
     along: str = "read",
+    steps: Iterable[int] | None = None,
     corner: int | None = 24,
     name: str | None = None,
     ax: Axes | Sequence[Axes] | None = None,
@@ -79,6 +83,7 @@ def antisymmetric(
         n_written: As in :func:`blocks`.
         n_read: As in :func:`blocks`.
         along: ``read`` (copies side by side) or ``written`` (copies one below the other).
+        steps: As in :func:`blocks`.
         corner: As in :func:`blocks`.
         name: The tensor's name, for the title.
         ax: As many axes as steps; None makes a figure.
@@ -102,7 +107,8 @@ def antisymmetric(
         finer = f"The colour scale is {times:,.1f} times finer than the weight's."
     what = f": {_frames.short(name)}" if name else ""
     head = title or f"What sets the {along} copies apart{what}"
-    return _maps(parts, ax, head, f"{finer} {note}", f"block minus mean of {along} copies")
+    label = f"block minus mean of {along} copies"
+    return _maps(parts, steps, ax, head, f"{finer} {note}", label)
 
 
 def matrix_frame(
@@ -193,15 +199,18 @@ def _reach(grids: Mapping[Any, np.ndarray]) -> float:
     return float(np.quantile(sizes, 0.98)) or float(sizes.max()) or 1.0
 
 
-def _maps(grids: Mapping, ax: Any, title: str, note: str, label: str) -> np.ndarray:
+def _maps(
+    grids: Mapping, steps: Iterable | None, ax: Any, title: str, note: str, label: str
+) -> np.ndarray:
     """Draw one heat map per step, on one symmetric colour scale, with lines between the blocks."""
     n_written, n_read, rows, columns = next(iter(grids.values())).shape
     tall = n_written * rows / (n_read * columns)
     line = plt.rcParams["font.size"] / 72
-    axes = _axes.panels(len(grids), ax, columns=5, tall=tall, side=6 * line, lines=4.5, rigid=True)
+    shown = _frames.choose(grids, steps, "step")
+    axes = _axes.panels(len(shown), ax, columns=5, tall=tall, side=6 * line, lines=4.5, rigid=True)
     most = _reach(grids)
-    for (step, grid), panel in zip(grids.items(), axes, strict=True):
-        whole = grid.transpose(0, 2, 1, 3).reshape(n_written * rows, n_read * columns)
+    for step, panel in zip(shown, axes, strict=True):
+        whole = grids[step].transpose(0, 2, 1, 3).reshape(n_written * rows, n_read * columns)
         image = _axes.heatmap(panel, whole, Normalize(-most, most))
         for edge in range(1, n_written):
             panel.axhline(edge * rows - 0.5, color="white", linewidth=2.2, label="_block")

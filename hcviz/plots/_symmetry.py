@@ -1,11 +1,10 @@
-"""The symmetry ledger and the spectra: log figures whose zeros have a place of their own."""
+"""The symmetry ledger: a log figure whose zeros have a place of their own."""
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
 from hcviz import theme
 from hcviz.errors import HcvizError
@@ -123,114 +122,3 @@ def shares(
         panel.set_title(title)
     _axes.legend(axes, looks, own=ax is None)
     return axes
-
-
-@theme.themed
-def spectrum(
-    frame: pd.DataFrame,
-    *,
-    hue: str = "run",
-    tensors: str | Iterable[str] | None = None,
-    steps: tuple[int, int] | None = None,
-    floor: float = 1e-6,
-    ax: Axes | Sequence[Axes] | None = None,
-    title: str = "Does training fill the empty half? Singular values before and after",
-) -> np.ndarray:
-    """Draw singular values, largest = 1, against index / size: thin before, thick after.
-
-    Values at or under ``floor`` rest in a strip of their own; the part of the index that is there
-    before training, in any arm, is shaded and named.
-
-    Args:
-        frame: Rows of the metric ``spectrum``: ``hue``, step, tensor, row, metric, value.
-        hue: Column that tells the arms.
-        tensors: Names or kinds of weights, one panel per weight. None takes the first of each of
-            three kinds at most, QKV and the feed-forward ones before others.
-        steps: The step before and the step after; None takes each arm's first and last.
-        floor: At or under this share of the largest is zero (float32 leaves about 1e-7).
-        ax: As many axes as there are weights; None makes a figure.
-        title: Title of the figure, where ``ax`` is None.
-
-    Returns:
-        The axes, one per weight.
-
-    Raises:
-        HcvizError: If columns, rows, tensors or steps are missing.
-
-    Example:
-        >>> rows = {"run": "a", "step": 0, "tensor": "fc1", "row": [0, 1], "metric": "spectrum"}
-        >>> len(spectrum(pd.DataFrame(rows | {"value": [2.0, 0.0]})))
-        1
-    """
-    rows = _frames.matching(_frames.metric(frame, "spectrum", ["row"], hue), tensors)
-    if tensors is None:
-        first = rows.drop_duplicates("kind").set_index("kind")["weight"]
-        wanted = ("up-projection", "QKV", "down-projection", *_frames.KINDS, "other")
-        kept = [first[kind] for kind in dict.fromkeys(wanted) if kind in first.index][:3]
-        rows = rows[rows["weight"].isin(kept)]
-    if steps is not None:
-        _frames.choose(rows["step"], steps, "step")
-    weights = list(rows["weight"].unique())
-    looks = theme.arms(theme.arm_order(rows[hue]))
-    axes = _axes.panels(len(weights), ax, columns=3, sharey=ax is None, tall=1.0, lines=6)
-    curves = {w: _spectra(rows[rows["weight"] == w], hue, steps) for w in weights}
-    reach = {
-        name: [
-            value
-            for c in curves.values()
-            for (n, _), (_, y) in c.items()
-            if n == name
-            for value in y
-        ]
-        for name in looks
-    }
-    for panel, weight in zip(axes, weights, strict=True):
-        strip = Strip(panel, reach, floor=floor)
-        empty = 1.0
-        for (name, when), (at, values) in curves[weight].items():
-            before = {"linewidth": 0.8, "alpha": 0.8, "marker": "", "zorder": 2}
-            options = before if when == "before" else {"zorder": 3}
-            y = strip.place(values, name)
-            _axes.draw(panel, at, y, looks[name], label=f"{name}, {when}", **options)
-            if when == "before" and values[-1] <= floor:
-                empty = min(empty, at[np.argmax(values <= floor)])
-        strip.finish(f"zero (under {floor:.0e})".replace("e-0", "e-"), headroom=0.16)
-        if empty < 1.0:
-            _mark_empty(panel, empty)
-        panel.set_xlim(-0.02, 1.02)
-        panel.set_xlabel("index / size")
-        panel.set_title(_frames.short(weight))
-    axes[0].set_ylabel("singular value / largest")
-    extra = [
-        Line2D([], [], color=theme.MUTED, linestyle="-", linewidth=width, label=label)
-        for width, label in ((0.8, "thin: before training"), (2.0, "thick: after training"))
-    ]
-    _axes.legend(axes, looks, extra, own=ax is None)
-    _axes.titles(axes, title, own=ax is None)
-    return axes
-
-
-def _mark_empty(ax: Axes, start: float) -> None:
-    """Shade and name the part of the index whose singular values are zero before training."""
-    ax.axvspan(start, 1.02, facecolor="#eef3fa", edgecolor="none", zorder=-1, label="_empty")
-    ax.axvline(
-        start, color=theme.MUTED, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1.5, label="_half"
-    )
-    ax.annotate(
-        "starts at zero", xy=((start + 1.02) / 2, 1.0), xycoords=("data", "axes fraction"),
-        xytext=(0, -2), textcoords="offset points", ha="center", va="top", color=theme.MUTED,
-        fontstyle="italic",
-    )  # fmt: skip
-
-
-def _spectra(rows: pd.DataFrame, hue: str, steps: tuple[int, int] | None) -> dict:
-    """Return (arm, before/after) -> (index / size, descending values over the largest)."""
-    curves = {}
-    for name in theme.arm_order(rows[hue]):
-        arm = rows[rows[hue].astype(str) == name]
-        first, last = steps or (arm["step"].min(), arm["step"].max())
-        for when, step in (("before", first), ("after", last))[: 1 + (first != last)]:
-            values = np.sort(arm.loc[arm["step"] == step, "value"].to_numpy(dtype=float))[::-1]
-            if len(values) and values[0] > 0:
-                curves[name, when] = (np.arange(len(values)) / len(values), values / values[0])
-    return curves
