@@ -20,6 +20,7 @@ _ROOM = {
     "load": "sources",
     "pretrain": "pretraining",
     "train": "training",
+    "MetricsCallback": "live",
     "Run": "runs",
     "measure": "metrics",
     "speedup": "losses",

@@ -25,6 +25,11 @@ def train(
     dropout: Annotated[float | None, arg(metavar="P")] = None,
     seed: int = 0,
     snapshots: int = 12,
+    keep: Annotated[str | None, arg(metavar="REGEX")] = None,
+    snapshot_dtype: Name = None,
+    disk_budget: Annotated[str | None, arg(metavar="SIZE")] = None,
+    metrics: tuple[str, ...] = (),
+    metric_tensors: tuple[str, ...] = (),
     label: Name = None,
     device: Name = None,
     dtype: Name = None,
@@ -47,6 +52,11 @@ def train(
         dropout: Set every dropout rate of the model; None: as configured.
         seed: Seed of data order and dropout.
         snapshots: How many snapshots.
+        keep: Older snapshots keep only the tensors whose names this finds; None: all.
+        snapshot_dtype: Cast older snapshots, for example to bfloat16.
+        disk_budget: Most that the run may take on the disk, for example 2GB.
+        metrics: Measure these while it trains, for example ledger grad.ledger.
+        metric_tensors: Regular expressions of the tensors to measure; none: all.
         label: Name of the run in figures; None: the folder's.
         device: For example cpu; None: the best there is.
         dtype: bfloat16 or float16 for mixed precision; None: as stored.
@@ -57,7 +67,8 @@ def train(
     run = hcviz.train(
         model, out=out, corpus=corpus, steps=steps, batch_size=batch_size, context=context, lr=lr,
         dropout=dropout, seed=seed, snapshots=snapshots, label=label, device=device, dtype=dtype,
-        overwrite=overwrite,
+        keep=keep, snapshot_dtype=snapshot_dtype, disk_budget=disk_budget, metrics=metrics,
+        metric_tensors=metric_tensors or None, overwrite=overwrite,
     )  # fmt: skip
     heldout = run.history.query("split == 'heldout'")["loss"]
     print(

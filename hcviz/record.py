@@ -8,21 +8,20 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from hcviz import files
 from hcviz.errors import HcvizError
+from hcviz.keeping import Plan
 
 
 def prepare_folder(
     out: Path,
     request: dict[str, Any],
     *,
-    snapshots: Sequence[int],
-    model_bytes: int,
+    plan: Plan,
     resume: bool,
     overwrite: bool,
 ) -> None:
@@ -32,11 +31,7 @@ def prepare_folder(
         HcvizError: If the folder holds something else, or the place cannot be written, or the disk
             is too small.
     """
-    files.check_space(
-        out,
-        (len(snapshots) + 2) * model_bytes,  # two more for the optimizer's moments
-        f"A run of {len(snapshots)} snapshots with the optimizer's state",
-    )
+    files.check_space(out, plan.peak, f"A run of {len(plan.steps)} snapshots")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         known = read_info(out)
         if overwrite:

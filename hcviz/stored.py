@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,19 @@ class Stored:
         return sorted(self._index)
 
     @cached_property
+    def metadata(self) -> dict[str, str]:
+        """What the first file says of itself."""
+        return self._open(weight_files(self.folder)[0], lambda file: file.metadata() or {})
+
+    @property
     def kept(self) -> str | None:
         """The expression whose tensors alone are stored; None for a whole checkpoint."""
-        return self._open(weight_files(self.folder)[0], lambda file: file.metadata() or {}).get(
-            KEPT
-        )
+        return self.metadata.get(KEPT)
+
+    def files_of(self, names: Iterable[str]) -> dict[str, Any]:
+        """Read tensors as they are stored: by the names, and in the parts, of the file."""
+        places = [place for name in names for place in self._index[name][1]]
+        return {k: self._open(path, lambda f, k=k: f.get_tensor(k)) for path, k, _ in places}
 
     def tensor(self, name: str) -> Any:
         """Read one tensor (KeyError if it is not stored), and nothing else of its file."""

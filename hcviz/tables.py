@@ -10,6 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from hcviz.files import write_text
+
 COLUMNS = ["run", "step", "tensor", "layer", "part", "axis", "metric", "row", "col", "value"]
 LIVE, WHOLE = "metrics.jsonl", "metrics.parquet"
 CACHE = ".hcviz-cache"
@@ -35,6 +37,20 @@ def read_live(folder: Path) -> pd.DataFrame:
     elif (folder / WHOLE).is_file():
         return pd.read_parquet(folder / WHOLE)
     return table(rows)
+
+
+def start_live(folder: Path, step: int) -> None:
+    """Begin the lines of a run anew, with those up to the step that it goes on from."""
+    known = read_live(folder)
+    rows = as_rows(known[known["step"] <= step] if step else known[:0])
+    write_text(folder / LIVE, "".join(json.dumps(row) + "\n" for row in rows))
+    (folder / WHOLE).unlink(missing_ok=True)
+
+
+def as_rows(frame: pd.DataFrame) -> list[Row]:
+    """Return a table as rows, without the cells that are empty."""
+    rows = frame.to_dict("records")
+    return [{k: v for k, v in row.items() if k == "value" or not pd.isna(v)} for row in rows]
 
 
 def finish_live(folder: Path) -> None:

@@ -14,7 +14,9 @@ from transformers import Trainer, TrainerCallback
 
 from hcviz.errors import HcvizError
 from hcviz.files import open_to_readers
+from hcviz.keeping import Keeping
 from hcviz.schedule import SCHEDULES
+from hcviz.stored import weight_files
 
 OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")
 """One process, FSDP whole, FSDP in shards, DeepSpeed."""
@@ -100,8 +102,11 @@ class SnapshotTrainer(Trainer):
 class Snapshots(TrainerCallback):
     """Save and evaluate at the chosen steps; the newest checkpoint alone can be resumed."""
 
-    def __init__(self, steps: Sequence[int], *, eval_every: int | None, tokenizer: Any):
-        """Take the steps to save at."""
+    def __init__(
+        self, steps: Sequence[int], *, eval_every: int | None, tokenizer: Any, keeping: Keeping
+    ):
+        """Take the steps to save at, and what to keep of older snapshots."""
+        self.keeping = keeping
         self.steps = frozenset(steps)
         self.eval_every = eval_every
         self.tokenizer = tokenizer
@@ -137,6 +142,8 @@ class Snapshots(TrainerCallback):
             for folder in Path(args.output_dir).glob("checkpoint-*"):
                 if folder != newest:
                     drop_resume_files(folder)
+                    if weight_files(folder):
+                        self.keeping.thin(folder)
 
     def _finish(self, state: Any, folder: Path) -> None:
         if state.is_world_process_zero:

@@ -1,20 +1,24 @@
 """Train a model for a while on `transformers.Trainer`, with snapshots at log-spaced steps."""
 
 import copy
+import dataclasses
 import errno
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import PrinterCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from hcviz.arguments import check_fit, check_numbers, trainer_arguments
 from hcviz.corpus import Corpus, load_corpus
 from hcviz.dropout import dropout_fields, set_dropout
 from hcviz.errors import HcvizError
+from hcviz.keeping import Keeping, plan
+from hcviz.live import MetricsCallback
 from hcviz.quiet import quiet
 from hcviz.record import prepare_folder, read_info, surroundings, weights_hash, write_info
 from hcviz.runs import Run
@@ -40,6 +44,12 @@ def train(
     dropout: float | None = None,
     seed: int = 0,
     snapshots: int | Sequence[int] = 12,
+    keep: str | None = None,
+    snapshot_dtype: str | None = None,
+    disk_budget: str | int | None = None,
+    metrics: Sequence[str] = (),
+    metric_tensors: str | Sequence[str] | None = None,
+    metric_steps: int | Sequence[int] | None = None,
     eval_every: int | None = None,
     eval_blocks: int = 32,
     log_every: int = 1,
@@ -78,6 +88,16 @@ def train(
         dropout: Sets every dropout rate of the model; None keeps its configuration's.
         seed: Of the data order and of dropout.
         snapshots: How many (log-spaced), or at which steps; 0 and the last are always saved.
+        keep: A regular expression: older snapshots keep the tensors that it finds. The newest, from
+            which the run can resume, stays whole.
+        snapshot_dtype: What older snapshots are cast to, ``"bfloat16"`` or ``"float16"``; rounding
+            may hide small differences between copies.
+        disk_budget: Most that the run may take on the disk, for example ``"2GB"``. A number of
+            ``snapshots`` that does not fit is lowered; what comes of it is told first.
+        metrics: Measured while the model trains, for ``run.metrics`` and `hcviz.measure`; see
+            `hcviz.MetricsCallback`. ``run.json`` tells their share of the time.
+        metric_tensors: Regular expressions of the tensors to measure; None takes all.
+        metric_steps: How many steps (log-spaced), or which; None: those of the snapshots.
         eval_every: Also evaluate every so many steps; snapshots always are.
         eval_blocks: Held-out blocks used, evenly spaced, the same for every run of the corpus.
         log_every: Steps between two rows of the training loss, each the mean since the one before.
@@ -110,7 +130,8 @@ def train(
     check_numbers(
         steps=steps, batch_size=batch_size, lr=lr, warmup=warmup, schedule=schedule, dtype=dtype
     )
-    at = snapshot_steps(steps, snapshots)
+    snapshot_steps(steps, snapshots)
+    keeping = Keeping(keep, snapshot_dtype)
     with quiet():
         if isinstance(model, str | Path):
             source = source or str(model)
@@ -124,6 +145,11 @@ def train(
     check_fit(model, corpus)
     if dropout is not None:
         set_dropout(model, dropout)
+    planned = plan(
+        model, tokenizer, keeping,
+        steps=steps, snapshots=snapshots, budget=disk_budget,
+    )  # fmt: skip
+    measured = {"metrics": list(metrics), "tensors": metric_tensors, "steps": metric_steps}
     request = {
         "model": weights_hash(model),
         "corpus": corpus.fingerprint,
@@ -137,13 +163,19 @@ def train(
         "betas": list(betas),
         "dropout": dropout_fields(model.config),
         "seed": seed,
-        "snapshots": at,
+        "snapshots": planned.steps,
         "eval_every": eval_every,
         "eval_blocks": eval_blocks,
         "log_every": log_every,
         "dtype": dtype,
         "trainer_args": {key: repr(value) for key, value in (trainer_args or {}).items()},
+        **({"keeping": dataclasses.asdict(keeping)} if keeping != Keeping() else {}),
+        **({"metrics": measured} if metrics else {}),
     }
+    callbacks = [Bar(label or out.name, progress=progress, on_log=on_log)]
+    if metrics:
+        at = planned.steps if metric_steps is None else metric_steps
+        callbacks.append(MetricsCallback(metrics, tensors=metric_tensors, steps=at))
     recipe = getattr(model.config, "hcviz", None)
     record = {
         "label": label or out.name,
@@ -164,8 +196,7 @@ def train(
         prepare_folder(
             out,
             record["request"],
-            snapshots=at,
-            model_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+            plan=planned,
             resume=resume,
             overwrite=overwrite,
         )
@@ -173,9 +204,10 @@ def train(
         torch.distributed.barrier()
     if read_info(out).get("status") == "done":
         return Run(out)
-    bar = Bar(label or out.name, progress=progress, on_log=on_log)
+    if progress and arguments.process_index == 0 and (disk_budget or keeping != Keeping()):
+        print(f"{label or out.name}: {planned}", file=sys.stderr)
     with quiet():
-        _run(model, tokenizer, corpus, arguments, record, bar)
+        _run(model, tokenizer, corpus, arguments, record, callbacks)
     return Run(out)
 
 
@@ -185,14 +217,17 @@ def _run(
     corpus: Corpus,
     arguments: TrainingArguments,
     record: dict[str, Any],
-    bar: Bar,
+    callbacks: Sequence[TrainerCallback],
 ) -> None:
     """Train from the newest whole checkpoint, or from the start, and keep ``run.json`` true."""
     out, request = Path(arguments.output_dir), record["request"]
     begin = next(whole_checkpoints(out), None)
     arguments.eval_on_start = begin is None
     snapshots = Snapshots(
-        request["snapshots"], eval_every=request["eval_every"], tokenizer=tokenizer
+        request["snapshots"],
+        eval_every=request["eval_every"],
+        tokenizer=tokenizer,
+        keeping=Keeping(**request.get("keeping", {})),
     )
     trainer = SnapshotTrainer(
         model=model,
@@ -201,7 +236,7 @@ def _run(
             corpus.train, count=request["steps"] * request["batch_size"], seed=request["seed"]
         ),
         eval_dataset=BlockOrder(corpus.heldout, count=request["eval_blocks"]),
-        callbacks=[snapshots, bar],
+        callbacks=[snapshots, *callbacks],
         schedule=request["schedule"],
         warmup_steps=round(request["warmup"] * request["steps"]),
         tokens_per_step=request["batch_size"] * corpus.context,
@@ -215,6 +250,9 @@ def _run(
     try:
         trainer.train(resume_from_checkpoint=str(begin) if begin else None)
         record["status"] = "done"
+        for one in callbacks:
+            if isinstance(one, MetricsCallback):
+                record["metrics_overhead"] = round(one.overhead, 5)
     except (OSError, SafetensorError) as error:
         record["status"] = "stopped: cannot write"
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)
@@ -227,7 +265,7 @@ def _run(
         record["status"] = f"stopped: {type(error).__name__}"
         raise
     finally:
-        bar.close()
+        callbacks[0].close()
         if first and out.is_dir():
             _leave_record(trainer, record)
     trainer.accelerator.wait_for_everyone()

@@ -19,8 +19,8 @@ OPTIONS = {
     "device overwrite keep-failed trust-remote-code",
     "verify": "dtype device csv trust-remote-code",
     "declone": "overwrite trust-remote-code",
-    "train": "out corpus steps batch-size context lr dropout seed snapshots label device dtype "
-    "overwrite",
+    "train": "out corpus steps batch-size context lr dropout seed snapshots keep snapshot-dtype "
+    "disk-budget metrics metric-tensors label device dtype overwrite",
     "measure": "metrics tensors steps out",
     "figures": "out",
     "families": "out",

@@ -22,8 +22,8 @@ ROOMS = """
     errors quiet precision files stored checkpoints
     families widths blocks infer expansion growth twin layouts
     decloning lockstep census cloning transfer verifying
-    documents corpus sources dropout schedule record cards streaming arguments trainer
-    marchenko tables places runs metrics training pretraining recording
+    documents corpus sources dropout schedule tables keeping record cards streaming arguments
+    trainer marchenko places runs metrics live training pretraining recording
     escaping losses
     theme plots
     claims demo figures report exploring cli_common cli_models cli_runs cli __main__

@@ -11,7 +11,20 @@ from hcviz.metrics import (  # noqa: F401  (loading a file registers its metrics
     _tails,
 )
 from hcviz.metrics._copies import baseline
-from hcviz.metrics._measure import measure
+from hcviz.metrics._measure import axes_of, fitting, known_layout, measure, metric_rows
 from hcviz.metrics._registry import COLUMNS, METRICS, Entry, metric
+from hcviz.metrics._subjects import resolve
 
-__all__ = ["COLUMNS", "METRICS", "Entry", "baseline", "measure", "metric"]
+__all__ = [
+    "COLUMNS",
+    "METRICS",
+    "Entry",
+    "axes_of",
+    "baseline",
+    "fitting",
+    "known_layout",
+    "measure",
+    "metric",
+    "metric_rows",
+    "resolve",
+]

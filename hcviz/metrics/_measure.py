@@ -17,7 +17,7 @@ from hcviz.metrics._reading import TensorReader
 from hcviz.metrics._registry import Entry, Row, layer_of
 from hcviz.metrics._subjects import resolve, update_of
 from hcviz.runs import Run
-from hcviz.tables import Cache, table
+from hcviz.tables import Cache, as_rows, table
 
 Asked = Mapping[str, tuple[str, Entry]]
 """By the name asked for: its subject and its metric."""
@@ -157,8 +157,7 @@ def fitting(asked: Asked, is_clone: bool) -> dict[str, tuple[str, Entry]]:
 def _live_rows(run: Run, asked: Asked) -> dict[tuple[str, str, int], list[Row]]:
     """Return what the run measured of the asked metrics, by name, tensor and step."""
     frame, found = run.metrics, {}
-    for row in frame[frame["metric"].isin(list(asked))].to_dict("records"):
-        row = {key: None if pd.isna(value) else value for key, value in row.items()}
+    for row in as_rows(frame[frame["metric"].isin(list(asked))]):
         found.setdefault((row["metric"], row["tensor"], row["step"]), []).append(row)
     return found
 

@@ -1,0 +1,129 @@
+"""What a run keeps of its snapshots: chosen tensors, in a dtype, within a budget of the disk."""
+
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from hcviz.errors import HcvizError
+from hcviz.files import open_to_readers
+from hcviz.schedule import snapshot_steps
+from hcviz.stored import KEPT, Stored, weight_files
+
+UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What becomes of a snapshot when training can no longer resume from it."""
+
+    keep: str | None = None
+    """A regular expression; the tensors that it finds stay. None keeps all."""
+    dtype: str | None = None
+    """What floating tensors are cast to; None leaves them."""
+
+    def thin(self, folder: Path) -> None:
+        """Rewrite a checkpoint with what is kept of it, by rename; one that is thin stays."""
+        note = {KEPT: self.keep, "hcviz_dtype": self.dtype}
+        note = {key: value for key, value in note.items() if value is not None}
+        stored = Stored(folder)
+        if not note or note.items() <= stored.metadata.items():
+            return
+        kept = stored.files_of(name for name in stored.names() if re.search(self.keep or "", name))
+        kept = {key: tensor.to(self._cast(tensor)).contiguous() for key, tensor in kept.items()}
+        old, scratch = weight_files(folder), folder / ".tmp-model.safetensors"
+        save_file(kept, scratch, metadata={"format": "pt", **note})
+        whole = scratch.replace(folder / "model.safetensors")
+        (folder / "model.safetensors.index.json").unlink(missing_ok=True)
+        for path in old:
+            path.unlink() if path != whole else None
+        open_to_readers(folder)
+
+    def bytes(self, model: Any) -> int:
+        """Return the size of a kept snapshot's tensors."""
+        found = dict(model.named_parameters()).items()
+        kept = (p for name, p in found if re.search(self.keep or "", name))
+        return sum(p.numel() * self._cast(p).itemsize for p in kept)
+
+    def _cast(self, tensor: torch.Tensor) -> torch.dtype:
+        floating = self.dtype and tensor.dtype.is_floating_point
+        return getattr(torch, self.dtype) if floating else tensor.dtype
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which snapshots a run takes, and what they need."""
+
+    steps: list[int]
+    snapshot: int
+    """Bytes of a kept snapshot."""
+    peak: int
+    """Most bytes that lie on the disk at once: while the newest checkpoint, with the optimizer's
+    two moments, is written, the one before is still whole."""
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.steps)} snapshots of {self.snapshot / 1e6:,.1f} MB; with the whole newest "
+            f"checkpoint up to {self.peak / 1e9:,.3f} GB on the disk"
+        )
+
+
+def plan(
+    model: Any,
+    tokenizer: Any,
+    keeping: Keeping,
+    *,
+    steps: int,
+    snapshots: int | Sequence[int],
+    budget: str | int | None = None,
+) -> Plan:
+    """Plan the snapshots of a run; fewer of them than asked where the budget wants it.
+
+    Raises:
+        HcvizError: If nothing is kept, the dtype or budget is no such thing, or the budget is too
+            small for the snapshots that were named, or for two.
+    """
+    if keeping.dtype and not getattr(getattr(torch, keeping.dtype, None), "is_floating_point", 0):
+        raise HcvizError(f"snapshot_dtype {keeping.dtype!r}: use bfloat16, float16 or float32.")
+    kept = keeping.bytes(model)
+    if not kept:
+        names = ", ".join(name for name, _ in list(model.named_parameters())[:4])
+        raise HcvizError(f"keep={keeping.keep!r} finds no tensor of the model; it has {names}, ...")
+    whole = sum(p.numel() * p.element_size() for p in model.parameters())
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        files = sum(path.stat().st_size for path in Path(folder).rglob("*"))
+    files += 50_000 + 600 * steps  # configuration, generators, the Trainer's log
+
+    def planned(asked: int | Sequence[int]) -> Plan:
+        at = snapshot_steps(steps, asked)
+        older = (len(at) - 2) * (kept + files)
+        newest = 2 * (3 * whole + files) if len(at) > 2 else 4 * whole + 2 * files
+        return Plan(at, kept + files, older + newest)
+
+    limit, found = _bytes(budget), planned(snapshots)
+    if limit is None or found.peak <= limit:
+        return found
+    fewer = range(len(found.steps) - 1, 1, -1) if isinstance(snapshots, int) else ()
+    for count in fewer:
+        if planned(count).peak <= limit:
+            return planned(count)
+    raise HcvizError(
+        f"disk_budget={budget!r} is too small: {planned(2) if fewer else found}. "
+        "Name fewer snapshots, keep chosen tensors (keep=...), or a smaller snapshot_dtype."
+    )
+
+
+def _bytes(budget: str | int | None) -> float | None:
+    """Return a size like "2GB" in bytes."""
+    if budget is None or isinstance(budget, int):
+        return budget
+    found = re.fullmatch(r"\s*([\d.]+)\s*([kmgt]?)b?\s*", str(budget).lower())
+    if not found:
+        raise HcvizError(f"disk_budget={budget!r} is no size. Write it like 500MB or 2GB.")
+    return float(found[1]) * UNITS[found[2]]

@@ -1,0 +1,165 @@
+"""Measure a model while it trains, so that its weights need not be kept."""
+
+import json
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from hcviz import tables
+from hcviz.errors import HcvizError
+from hcviz.layouts import layout
+from hcviz.metrics import axes_of, fitting, known_layout, metric_rows, resolve
+from hcviz.runs import Run
+from hcviz.schedule import snapshot_steps
+
+
+class MetricsCallback(TrainerCallback):
+    """Measure weights, gradients and Adam's moments at chosen steps, for any `Trainer`.
+
+    The rows are those of `hcviz.measure`, which takes them as they are, as does ``run.metrics``.
+    They go to ``metrics.jsonl`` in the Trainer's output folder while it trains, and to
+    ``metrics.parquet`` when it is done. A gradient is the one that led to the step it is told for,
+    after clipping; the step before, for updates, is the one measured before. The first process
+    measures; a model whose parameters are sharded is refused.
+
+    Args:
+        metrics: Names as in `hcviz.measure`; also with ``grad.``: ``grad.ledger``.
+        tensors: Regular expressions of the tensors to measure; None takes all.
+        steps: How many steps (log-spaced, as the snapshots of `hcviz.train`), or which.
+        factors: How the model was cloned; by default what its configuration says.
+
+    Raises:
+        HcvizError: If a metric is unknown or needs a whole model, or no tensor is found.
+
+    Example:
+        >>> trainer.add_callback(MetricsCallback(["ledger", "grad.ledger"]))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        metrics: Sequence[str] = ("ledger",),
+        *,
+        tensors: str | Iterable[str] | None = None,
+        steps: int | Sequence[int] = 12,
+        factors: Mapping[str, Any] | None = None,
+    ):
+        """Check the names; the model is seen when training begins."""
+        self.asked = {label: resolve(label) for label in metrics}
+        whole = [label for label, (_, entry) in self.asked.items() if entry.of == "model"]
+        if whole:
+            raise HcvizError(
+                f"{', '.join(whole)} reads a text with a whole model. Keep snapshots, and measure "
+                "it afterwards: hcviz.measure(run, ...)."
+            )
+        self.tensors = [tensors] if isinstance(tensors, str) else tensors or [""]
+        self.steps, self.factors = steps, factors
+        self.seconds = self.trained = 0.0
+
+    @property
+    def overhead(self) -> float:
+        """Share of the training time, measuring left out, that measuring took in addition."""
+        rest = self.trained - self.seconds
+        return self.seconds / rest if rest > 0 else 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Learn the axes of the model, and measure it as it comes."""
+        self.began = time.perf_counter()
+        self.first = state.is_world_process_zero
+        if not self.first:
+            return
+        model, self.folder = kwargs["model"], Path(args.output_dir)
+        self.at = frozenset(snapshot_steps(state.max_steps, self.steps))
+        recipe = getattr(model.config, "hcviz", None) or {}
+        self.factors = self.factors or recipe.get("factors") or {}
+        self.asked = fitting(self.asked, bool(self.factors))
+        self.layout = known_layout(lambda: layout(model, factors=self.factors), bool(self.factors))
+        self.parameters = self._chosen(model)
+        self.start, self.previous, self.before = {}, {}, None
+        self._go_on(state.global_step)
+        if state.global_step == 0:
+            self._measure(0, kwargs.get("optimizer"), gradients=False)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure the gradients before they are used."""
+        if self.first and state.global_step + 1 in self.at:
+            self._measure(state.global_step + 1, None, gradients=True)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure weights and moments after the step."""
+        if self.first and state.global_step in self.at:
+            self._measure(state.global_step, kwargs.get("optimizer"), gradients=False)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Turn the lines into one table."""
+        self.trained += time.perf_counter() - self.began
+        if self.first:
+            tables.finish_live(self.folder)
+
+    def _chosen(self, model: Any) -> dict[str, torch.nn.Parameter]:
+        """Return the parameters to measure."""
+        named = dict(model.named_parameters())
+        found = {n: p for n, p in named.items() if any(re.search(t, n) for t in self.tensors)}
+        if not found:
+            raise HcvizError(
+                f"No tensor of the model matches {list(self.tensors)!r}; it has "
+                f"{', '.join(list(named)[:4])}, ..."
+            )
+        split = [n for n, p in found.items() if hasattr(p, "full_tensor") or not p.numel()]
+        if split:
+            raise HcvizError(
+                f"{split[0]} is sharded over processes, so no process can measure it. Keep "
+                "snapshots, and measure them afterwards: hcviz.measure(run, ...)."
+            )
+        return found
+
+    def _go_on(self, step: int) -> None:
+        """Go on from a step: with the rows up to it, and the weights that metrics look back at."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tables.start_live(self.folder, step)
+        if step and self._keeps():
+            run = Run(self.folder)
+            self.start = {name: run.tensor(name, 0) for name in self.parameters}
+            last = max(at for at in self.at if at <= step)
+            if last in run.steps and "previous" in self._keeps():
+                self.before = last
+                self.previous = {name: run.tensor(name, last) for name in self.parameters}
+
+    def _keeps(self) -> set[str]:
+        """Return which earlier weights the metrics look back at."""
+        needs = {extra for _, entry in self.asked.values() for extra in entry.needs}
+        return needs | {"previous" for subject, _ in self.asked.values() if subject == "update"}
+
+    @torch.no_grad()
+    def _measure(self, step: int, optimizer: Any, *, gradients: bool) -> None:
+        """Append the rows of one step to the run's lines."""
+        began = time.perf_counter()
+        asked = {m: both for m, both in self.asked.items() if (both[0] == "grad") == gradients}
+        lines = []
+        for name, parameter in self.parameters.items() if asked else ():
+            if not gradients and "start" in self._keeps():
+                self.start.setdefault(name, parameter.detach().clone())
+            given = {
+                "": parameter.detach(),
+                "grad": parameter.grad,
+                "start": self.start.get(name),
+                "previous": self.previous.get(name),
+                "gap": None if self.before is None else step - self.before,
+            }
+            if optimizer is not None:
+                given |= optimizer.state.get(parameter, {})
+            axes = axes_of(self.layout, name, parameter)
+            rows = metric_rows(
+                asked, given.get, name=name, step=step, axes=axes, factors=self.factors
+            )
+            lines += [json.dumps(row) + "\n" for row in rows]
+            if not gradients and "previous" in self._keeps():
+                self.previous[name] = parameter.detach().clone()
+        self.before = self.before if gradients else step
+        with (self.folder / tables.LIVE).open("a", encoding="utf-8") as file:
+            file.writelines(lines)
+        self.seconds += time.perf_counter() - began
