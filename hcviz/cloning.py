@@ -10,7 +10,7 @@ from hcviz.expansion import Expansion
 from hcviz.growth import Plan, grow, plan
 from hcviz.infer import heads_follow_hidden, infer
 from hcviz.twin import resolve_fusing
-from hcviz.widths import resolve_factors
+from hcviz.widths import resolve_factors, widths
 
 
 def clone(
@@ -109,7 +109,8 @@ def decide(
         model.config, hidden=hidden, ffn=ffn, heads=heads, kv_heads=kv_heads, head_dim=head_dim
     )
     form = Expansion.of(expansion, snr_db, seed)
-    together = factors["hidden"] == factors["kv_heads"] and factors["group"] == 1
+    together = factors["hidden"] == factors["kv_heads"] * factors["group"]
+    together &= factors["group"] == 1 or widths(model.config).group > 1
     if not together and heads_follow_hidden(model.config, type(model)):
         grown = {name: factor for name, factor in factors.items() if factor > 1}
         raise CloneError(

@@ -19,8 +19,14 @@ class Family:
     """Configuration fields that grow with ``hidden_size`` when they equal it."""
     grows_with_hidden: tuple[str, ...] = ()
     """Configuration fields that always grow with ``hidden_size``, being compared with it."""
+    head_blocks: int = 1
+    """A fused attention matrix is cut into so many blocks of heads, each with parts of its own."""
+    stuck: str = ""
+    """What keeps widths from growing, for the message when the twin finds that they cannot."""
 
 
+_ALIBI = Family(stuck="ALiBi slopes depend on the number of heads, so that heads cannot grow")
+_SINES = Family(stuck="sinusoidal positions depend on hidden_size, so that it cannot grow")
 _GEMMA = Family(embed_power=0.5, norm_offset=1.0)
 FAMILIES = {
     "gemma": _GEMMA,
@@ -29,6 +35,14 @@ FAMILIES = {
     "vaultgemma": _GEMMA,
     "minicpm3": Family(grows_with_hidden=("dim_model_base",)),
     "opt": Family(follows_hidden=("word_embed_proj_dim",)),
+    "bloom": _ALIBI,
+    "mpt": _ALIBI,
+    "ctrl": _SINES,
+    "xglm": _SINES,
+    "codegen": Family(head_blocks=4),
+    "dbrx": Family(follows_hidden=("ffn_config.hidden_size",)),
+    "electra": Family(follows_hidden=("embedding_size",)),
+    "roformer": Family(follows_hidden=("embedding_size",)),
 }
 
 

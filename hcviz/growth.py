@@ -231,7 +231,7 @@ def final_norm(source, axes) -> list[str]:
     found = [
         path
         for path, module in source.named_modules()
-        if not any(part.isdigit() for part in path.split("."))
+        if not any(part.isdigit() or "emb" in part.lower() for part in path.split("."))
         and getattr(module, "weight", None) is not None
         and module.weight.dim() == 1
         and axes[f"{path}.weight"][0].segments[0].axes() == ("hidden",)

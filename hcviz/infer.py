@@ -1,33 +1,20 @@
 """Read the axes of every tensor off the architecture: widen one axis at a time, compare shapes."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from hcviz.blocks import Dim, Segment, TensorAxes
+from hcviz.blocks import Dim, TensorAxes
 from hcviz.errors import CloneError
-from hcviz.widths import Widths, resized, shrunk, widths
+from hcviz.segments import Fusing, segments
+from hcviz.shrinking import shrunk
+from hcviz.widths import resized, widths
 
 ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 ROUTER = re.compile(r"router|gate\b|topk", re.IGNORECASE)
 DOWN = re.compile(r"down|w2|output|proj_out", re.IGNORECASE)
-FUSED_NAMES = {3: "qkv", 2: "gate/up"}
-
-
-@dataclass(frozen=True)
-class Fusing:
-    """What shapes do not tell: a hypothesis that the tiny twin decides on."""
-
-    attention: str = "stacked"
-    """Fused attention matrices hold their parts one after the other, or ``interleaved`` by head."""
-    ffn: str = "stacked"
-    """The same of fused FFN matrices; interleaved neuron by neuron."""
-    embed_power: float | None = None
-    """The model multiplies its embeddings by ``hidden_size ** embed_power``; None: see family."""
 
 
 def meta_model(config, model_class) -> nn.Module:
@@ -41,7 +28,9 @@ def meta_model(config, model_class) -> nn.Module:
             return model_class(config)
     except Exception as error:  # modelling files raise all kinds
         raise CloneError(
-            f"{model_class.__name__} cannot be built from its widened configuration: {error}. "
+            f"{model_class.__name__} cannot be built with hidden_size="
+            f"{getattr(config, 'hidden_size', None)}, num_attention_heads="
+            f"{getattr(config, 'num_attention_heads', None)}: {error}. "
             "Choose other factors, or grow ffn only (hidden=1, ffn=2)."
         ) from error
 
@@ -91,7 +80,7 @@ def infer(config, model_class, fusing: Fusing) -> dict[str, TensorAxes]:
         result[name] = tuple(
             Dim(
                 role,
-                _segments(
+                segments(
                     name=f"{name} (dimension {d} of {tuple(tensor.shape)})",
                     length=tensor.shape[d],
                     growth=growth[d],
@@ -179,68 +168,4 @@ def _roles(name: str, tensor: torch.Tensor, module: nn.Module, growth) -> tuple[
         f"{name} of shape {tuple(tensor.shape)} belongs to a {type(module).__name__}; hcviz cannot "
         "tell which of its dimensions is written and which is read. This model cannot be widened "
         "yet."
-    )
-
-
-def _segments(
-    name: str, length: int, growth: Mapping[str, int], size: Widths, fusing: Fusing, heads: bool
-) -> tuple[Segment, ...]:
-    """Turn the growth of one dimension under each probe into its segments."""
-    grown = {probe: step for probe, step in growth.items() if step}
-    if not grown:
-        return (Segment(((None, length),)),)
-    if set(grown) == {"hidden"} and heads:
-        grouped = size.group > 1 and length == size.heads * size.head_dim
-        return (_head_segment(name, length, size, fusing, grouped=grouped),)
-    if set(grown) == {"hidden"}:
-        return (_pure(name, length, size.hidden, (("hidden", size.hidden),), fusing.ffn),)
-    if len(grown) == 1 and next(iter(grown)).startswith("ffn:"):
-        unit = size.ffn[next(iter(grown)).removeprefix("ffn:")]
-        return (_pure(name, length, unit, (("ffn", unit),), fusing.ffn),)
-    if set(grown) == {"heads"} and grown["heads"] == length:  # keys or values
-        return (_head_segment(name, length, size, fusing, grouped=False),)
-    if set(grown) == {"heads", "query"} and grown["heads"] == grown["query"] == length:
-        return (_head_segment(name, length, size, fusing, grouped=True),)
-    if set(grown) == {"heads", "query"} and grown["heads"] == length:  # fused query, key and value
-        query, rest = grown["query"], length - grown["query"]
-        key = Segment((("kv_heads", size.kv_heads), (None, rest // 2 // size.kv_heads)), "k")
-        first = _head_segment(name, query, size, fusing, grouped=True).levels
-        return (Segment(first, "q"), key, Segment(key.levels, "v"))
-    raise CloneError(
-        f"{name} grows by {grown} when one axis doubles; hcviz does not know this layout."
-    )
-
-
-def _pure(name: str, length: int, unit: int, levels, fusing: str) -> Segment:
-    """Return a segment that holds its unit once or several times."""
-    if length == unit:
-        return Segment(levels)
-    axis = levels[0][0]
-    if length % unit or fusing == "interleaved":
-        return Segment(((axis, length),))
-    count = length // unit
-    return Segment(((None, count), *levels), FUSED_NAMES.get(count, f"{count} parts"))
-
-
-def _head_segment(
-    name: str, length: int, size: Widths, fusing: Fusing, *, grouped: bool
-) -> Segment:
-    """Return the levels of a dimension made of heads; ``grouped`` means query heads in groups."""
-    heads = size.heads if grouped else size.kv_heads
-    levels = (
-        (("kv_heads", size.kv_heads), ("group", size.group)) if grouped else (("kv_heads", heads),)
-    )
-    if grouped and size.group == 1:
-        levels = (("kv_heads", heads), ("group", 1))
-    if length % heads:
-        raise CloneError(
-            f"{name} grows with the heads, but is not a multiple of their number {heads}."
-        )
-    each = length // heads
-    count, rest = divmod(each, size.head_dim)
-    if rest or count <= 1 or fusing.attention == "interleaved":
-        part = FUSED_NAMES.get(count, "") if count > 1 and not rest else ""
-        return Segment((*levels, (None, each)), part)
-    return Segment(
-        ((None, count), *levels, (None, size.head_dim)), FUSED_NAMES.get(count, f"{count} parts")
     )

@@ -28,4 +28,8 @@ class TrueFloat64(TorchFunctionMode):
                 args = tuple(torch.float64 if a is torch.float32 else a for a in args)
             if kwargs.get("dtype") is torch.float32:
                 kwargs["dtype"] = torch.float64
+        if func is torch.full and "dtype" not in kwargs:  # the smallest number of a float64 mask
+            fill = args[1] if len(args) > 1 else kwargs["fill_value"]
+            if isinstance(fill, float) and abs(fill) > torch.finfo(torch.float32).max:
+                kwargs["dtype"] = torch.float64
         return func(*args, **kwargs)

@@ -1,5 +1,7 @@
 """The guard of every clone: a tiny random twin goes through the same code first."""
 
+import contextlib
+import copy
 import itertools
 import json
 from collections.abc import Mapping
@@ -10,29 +12,36 @@ from torch import nn
 from hcviz.blocks import TensorAxes
 from hcviz.errors import CloneError
 from hcviz.expansion import Expansion
+from hcviz.faithful import faithful
 from hcviz.families import family_of
 from hcviz.growth import grow, plan
 from hcviz.infer import Fusing, infer
 from hcviz.precision import TrueFloat64
-from hcviz.widths import shrunk, widths
+from hcviz.widths import resolve_factors, widths
 
 TOLERANCE = 1e-9
 """Largest relative logit error of a twin in true float64. Exact layouts stay below 1e-12, and wrong
 ones are off by the size of the logits. The gap is for what a model computes in float32."""
+SMALLER = {
+    "hidden=1, ffn=2, heads=1": {"hidden": 1, "ffn": 2, "heads": 1},
+    "hidden=2, heads=1": {"hidden": 2, "heads": 1},
+    "hidden=1, ffn=1, heads=2": {"hidden": 1, "ffn": 1, "heads": 2},
+}
+"""What is tried when a family does not grow as asked: its neurons, all but its heads, its heads."""
 _PASSED: dict[str, Fusing] = {}
 
 
 def random_twin(config, model_class, seed: int = 0) -> nn.Module:
-    """Build a tiny float64 model of the same family and flags, every weight, gain and bias random.
+    """Build a float64 model, every weight, gain and bias random.
 
     Args:
-        config: The configuration of the model to be cloned.
+        config: Its configuration, a tiny one (:func:`~hcviz.faithful.faithful`).
         model_class: Its class.
         seed: Seed of the weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPU's too
-        tiny = shrunk(config)
+        tiny = copy.deepcopy(config)
         tiny._attn_implementation = "eager"  # the source's may know no float64, or no CPU
         twin = model_class(tiny).double().eval()
         loop_over_experts(twin)
@@ -63,7 +72,7 @@ def twin_error(
     """Clone the twin and return its relative logit error.
 
     Args:
-        config: The configuration of the model to be cloned.
+        config: The twin's configuration.
         model_class: Its class.
         fusing: The hypothesis on fused matrices.
         factors: The factor of each axis.
@@ -73,6 +82,8 @@ def twin_error(
     twin = random_twin(config, model_class)
     axes = infer(twin.config, model_class, fusing)
     clone = grow(twin, plan(twin, axes, factors, form, tie, fusing.embed_power))
+    if clone.num_parameters() == twin.num_parameters():
+        raise CloneError(f"{model_class.__name__} has no width that {dict(factors)} would grow.")
     loop_over_experts(clone)
     length = min(12, getattr(config, "max_position_embeddings", 12))
     ids = torch.randint(
@@ -90,6 +101,7 @@ def resolve_fusing(
     tie: str,
     *,
     check: bool = True,
+    advise: bool = True,
 ) -> Fusing:
     """Find how fused matrices are laid out: the first hypothesis whose twin is exact.
 
@@ -100,30 +112,61 @@ def resolve_fusing(
         form: The expansion.
         tie: ``keep`` or ``untie``.
         check: Without it a model with nothing fused is not tried at all.
+        advise: Try what grows instead when this does not, and say it.
 
     Raises:
-        CloneError: If no hypothesis passes; the message gives the errors.
+        CloneError: If no hypothesis passes; the message says why, and what does grow.
     """
     settings = json.dumps(config.to_dict(), sort_keys=True, default=str)
     cached = f"{model_class.__qualname__} {settings} {sorted(factors.items())} {form} {tie}"
     if cached in _PASSED:
         return _PASSED[cached]
-    hypotheses = _hypotheses(config, infer(shrunk(config), model_class, Fusing()))
+    try:
+        fusing = _search(config, model_class, factors, form, tie, check)
+    except Exception as error:  # a family's own code may raise anything on a tiny size
+        if not isinstance(error, CloneError):
+            first = (str(error).splitlines() or [""])[0][:200]
+            why = f"its own code stops on a tiny random twin: {type(error).__name__}: {first}"
+            error = CloneError(f"{model_class.__name__}: {why}. No clone was made.")
+        if not advise:
+            raise error from None
+        works = what_works(config, model_class)
+        advice = f"What does grow: {'; or '.join(works)}" if works else "Nothing else grows either"
+        raise CloneError(f"{error} {advice}.") from error
+    if check:
+        _PASSED[cached] = fusing
+    return fusing
+
+
+def what_works(config, model_class) -> list[str]:
+    """Return which of :data:`SMALLER` a family can do, tried on its twin."""
+    found = []
+    for words, call in SMALLER.items():
+        with contextlib.suppress(Exception):
+            factors = resolve_factors(config, **call)
+            _search(config, model_class, factors, Expansion(), "keep", True)
+            found.append(words)
+    return found
+
+
+def _search(config, model_class, factors, form: Expansion, tie: str, check: bool) -> Fusing:
+    """Return the first hypothesis whose twin is exact."""
+    tiny = faithful(config, model_class)
+    hypotheses = _hypotheses(tiny, infer(tiny, model_class, Fusing()))
     plain = len({(fusing.attention, fusing.ffn) for fusing in hypotheses}) == 1
     if plain and not check:
         return hypotheses[0]
-    errors = {}
+    errors = []
     for fusing in hypotheses:
-        errors[fusing] = twin_error(config, model_class, fusing, factors, form, tie)
-        if errors[fusing] <= TOLERANCE:
-            _PASSED[cached] = fusing
+        errors.append(twin_error(tiny, model_class, fusing, factors, form, tie))
+        if errors[-1] <= TOLERANCE:
             return fusing
-    worst = ", ".join(f"{error:.1e}" for error in errors.values())
+    size, stuck = widths(config), family_of(config).stuck
     raise CloneError(
-        f"A tiny random twin of this {config.model_type} configuration (hidden_size "
-        f"{config.hidden_size}, {widths(config).heads} heads) does not compute what its source "
-        f"does: relative logit error {worst}, allowed {TOLERANCE:.0e}. The layout is not known; "
-        "no clone was made."
+        f"A tiny random twin of this {config.model_type} configuration (hidden_size {size.hidden}, "
+        f"{size.heads} heads) does not compute what its source does: relative logit error "
+        f"{', '.join(f'{error:.1e}' for error in errors)}, allowed {TOLERANCE:.0e}. "
+        f"{stuck or 'The layout is not known'}; no clone was made."
     )
 
 

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Rational, Real
@@ -17,8 +18,12 @@ FFN_FIELDS = (
     "ffn_hidden_size",
     "moe_intermediate_size",
     "shared_expert_intermediate_size",
+    "ffn_config.ffn_hidden_size",
 )
 """The names under which configurations keep the number of FFN neurons."""
+
+KV_FIELDS = ("num_key_value_heads", "num_kv_heads", "attn_config.kv_n_heads")
+"""The names under which they keep the number of key/value heads."""
 
 AXES = ("hidden", "ffn", "kv_heads", "group", "head_dim")
 """The axes that can grow. ``group``: query heads per key/value head; heads = kv_heads x group."""
@@ -34,6 +39,8 @@ class Widths:
     head_dim: int
     ffn: dict[str, int]
     """By configuration field; mixtures of experts have several."""
+    head_blocks: int = 1
+    """Blocks that a fused attention matrix is cut into before its parts."""
 
     @property
     def group(self) -> int:
@@ -57,27 +64,61 @@ def widths(config) -> Widths:
     """
     if getattr(config, "is_encoder_decoder", False):
         raise CloneError(
-            f"{type(config).__name__} (model_type {config.model_type!r}) is an encoder-decoder; "
-            "hcviz widens decoders. Pass a causal language model."
+            f"{type(config).__name__} (model_type {config.model_type!r}) is an encoder-decoder: "
+            "its cross attention reads an encoder that would have to grow too. hcviz widens "
+            "decoders; pass a causal language model."
         )
     hidden, heads = (getattr(config, name, None) for name in ("hidden_size", "num_attention_heads"))
+    if heads is None and getattr(config, "state_size", None):
+        heads = 1  # a state-space model attends to nothing
     if not isinstance(hidden, int) or not isinstance(heads, int):
-        raise CloneError(
-            f"{type(config).__name__} (model_type {config.model_type!r}) has "
-            f"hidden_size={hidden!r} and "
-            f"num_attention_heads={heads!r}; hcviz widens decoders with both. "
-            "For an encoder-decoder or a multi-modal model pass its text decoder."
-        )
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+        raise CloneError(_no_widths(config, hidden, heads))
+    kv_field = field_of(config, KV_FIELDS)
+    kv_heads = read(config, kv_field) if kv_field else heads
+    if getattr(config, "multi_query", False) and not getattr(
+        config, "new_decoder_architecture", False
+    ):
+        kv_heads = 1
     head_dim = getattr(config, "head_dim", None) or hidden // heads
     ffn = {}
     for field in FFN_FIELDS:
-        if hasattr(config, field):
+        value = read(config, field)
+        if value is not None or hasattr(config, field):
             # None means four times the hidden size wherever transformers allows it (GPT-2, GPT-J)
-            value = getattr(config, field)
             ffn[field] = 4 * hidden if value is None else value
-    return Widths(
-        hidden, heads, kv_heads, head_dim, {k: v for k, v in ffn.items() if isinstance(v, int)}
+    ffn = {k: v for k, v in ffn.items() if isinstance(v, int)}
+    return Widths(hidden, heads, kv_heads, head_dim, ffn, family_of(config).head_blocks)
+
+
+def read(config, field: str):
+    """Return a field of a configuration, dotted inside another one; None if it is not there."""
+    for part in field.split("."):
+        config = getattr(config, part, None)
+    return config
+
+
+def write(config, field: str, value) -> None:
+    """Set a field of a configuration, dotted inside another one."""
+    path, _, leaf = field.rpartition(".")
+    setattr(read(config, path) if path else config, leaf, value)
+
+
+def field_of(config, names: Iterable[str]) -> str | None:
+    """Return the first of some fields that a configuration has a value for."""
+    return next((name for name in names if read(config, name) is not None), None)
+
+
+def _no_widths(config, hidden, heads) -> str:
+    """Say why a configuration has no widths to grow, and what to pass instead."""
+    who = f"{type(config).__name__} (model_type {config.model_type!r})"
+    if getattr(config, "text_config", None) is not None:
+        return (
+            f"{who} is a multi-modal configuration, and hcviz widens its text part: pass the model "
+            "that AutoModelForCausalLM.from_config(config.get_text_config()) makes."
+        )
+    return (
+        f"{who} has hidden_size={hidden!r} and num_attention_heads={heads!r}; hcviz widens "
+        "decoders with both, and there is nothing else to grow."
     )
 
 
@@ -183,21 +224,30 @@ def resized(config, *, hidden=1, ffn=1, kv_heads=1, group=1, head_dim=1, only_ff
     """
     size, wide = widths(config), copy.deepcopy(config)
     wide.hidden_size = int(size.hidden * hidden)
-    wide.num_attention_heads = int(size.heads * kv_heads * group)
-    if getattr(config, "num_key_value_heads", None) is not None:
-        wide.num_key_value_heads = int(size.kv_heads * kv_heads)
-    if hidden * size.hidden != size.head_dim * head_dim * wide.num_attention_heads or (
-        getattr(config, "head_dim", None) is not None
-    ):
-        if settable(config, "head_dim"):
+    if getattr(config, "num_attention_heads", None) is not None:
+        heads = int(size.heads * kv_heads * group)
+        wide.num_attention_heads = heads
+        for field in filter(lambda name: read(config, name), KV_FIELDS):
+            write(wide, field, int(read(config, field) * kv_heads))
+        apart = hidden * size.hidden != size.head_dim * head_dim * heads
+        if (apart or getattr(config, "head_dim", None) is not None) and settable(
+            config, "head_dim"
+        ):
             wide.head_dim = int(size.head_dim * head_dim)
     for field, value in size.ffn.items():
-        setattr(wide, field, int(value * (ffn if only_ffn_field in (None, field) else 1)))
+        write(wide, field, int(value * (ffn if only_ffn_field in (None, field) else 1)))
     for field in family_of(config).follows_hidden:
-        if getattr(config, field, None) == size.hidden:
-            setattr(wide, field, wide.hidden_size)
+        if read(config, field) == size.hidden:
+            write(wide, field, wide.hidden_size)
     for field in family_of(config).grows_with_hidden:
         setattr(wide, field, int(getattr(config, field) * hidden))
+    if getattr(config, "expand", None):  # a reload computes the inner width by it
+        wide.expand, rest = divmod(wide.intermediate_size, wide.hidden_size)
+        if rest:
+            raise CloneError(
+                f"{type(config).__name__} keeps its inner width as a whole multiple of hidden_size,"
+                f" and {wide.intermediate_size} is none of {wide.hidden_size}. Leave ffn out."
+            )
     return wide
 
 
@@ -205,46 +255,3 @@ def settable(config, name: str) -> bool:
     """Tell whether a configuration's field can be written (it may be a read-only property)."""
     attribute = inspect.getattr_static(type(config), name, None)
     return not (isinstance(attribute, property) and attribute.fset is None)
-
-
-def shrunk(config):
-    """Return a tiny configuration of the same family and flags: the twin's.
-
-    Widths, vocabulary and depth shrink; head size, the kinds of layers and every other field stay.
-    """
-    size, tiny = widths(config), copy.deepcopy(config)
-    kv_heads = min(size.kv_heads, 2)
-    heads = kv_heads * min(size.group, 3)
-    coupled = size.heads * size.head_dim == size.hidden
-    if getattr(config, "head_dim", 0) is None and settable(config, "head_dim"):
-        tiny.head_dim = size.head_dim  # None stands for hidden / heads, which the twin keeps
-    tiny.num_attention_heads = heads
-    if getattr(config, "num_key_value_heads", None) is not None:
-        tiny.num_key_value_heads = kv_heads
-    tiny.hidden_size = heads * size.head_dim if coupled else min(size.hidden, 96)
-    for number, field in enumerate(size.ffn):
-        setattr(tiny, field, min(size.ffn[field], 40 + 16 * number))
-    for field in family_of(config).follows_hidden:
-        same = getattr(config, field, None) == size.hidden
-        setattr(tiny, field, tiny.hidden_size - (0 if same else 1))
-    tiny.vocab_size = min(config.vocab_size, 96)
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        if isinstance(getattr(tiny, name, None), int):
-            setattr(tiny, name, min(getattr(tiny, name), tiny.vocab_size - 1))
-    _keep_layers(tiny, config)
-    return tiny
-
-
-def _keep_layers(tiny, config) -> None:
-    """Keep the first layers of a configuration, at least two and one of every kind."""
-    depth = config.num_hidden_layers
-    lists = {
-        k: v for k, v in vars(config).items() if isinstance(v, list | tuple) and len(v) == depth
-    }
-    kinds = list(zip(*lists.values(), strict=True)) if lists else [()] * depth
-    seen = set(map(repr, kinds))
-    keep = next(n for n in range(1, depth + 1) if set(map(repr, kinds[:n])) == seen)
-    keep = min(max(keep, 2), depth)
-    tiny.num_hidden_layers = keep
-    for name, values in lists.items():
-        setattr(tiny, name, values[:keep])

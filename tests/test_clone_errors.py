@@ -9,7 +9,7 @@ from transformers import (
     BertForMaskedLM,
     LlamaForCausalLM,
     LlamaModel,
-    MambaConfig,
+    RwkvConfig,
     T5Config,
 )
 from transformers import T5ForConditionalGeneration as T5
@@ -96,8 +96,8 @@ def test_head_that_disagrees_with_its_configuration_is_named():
 
 
 def test_configuration_without_widths_is_named():
-    config = MambaConfig(hidden_size=8)
-    with pytest.raises(hcviz.CloneError, match=r"MambaConfig.*num_attention_heads=None"):
+    config = RwkvConfig(hidden_size=8)
+    with pytest.raises(hcviz.CloneError, match=r"RwkvConfig.*num_attention_heads=None"):
         widths(config)
 
 

@@ -11,7 +11,7 @@ import torch
 import hcviz
 from hcviz import expansion, families, growth, infer, twin
 from hcviz.infer import Fusing
-from hcviz.widths import shrunk
+from hcviz.shrinking import shrunk
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ def test_message_gives_the_error_of_every_hypothesis(monkeypatch):
     monkeypatch.setattr(twin, "TOLERANCE", -1.0)
     text = refused(models.source("phi3"))
     assert re.search(r"error \d\.\de-1\d(, \d\.\de[+-]0\d){3}, allowed", text)
-    assert text.endswith("no clone was made.")
+    assert text.endswith("no clone was made. Nothing else grows either.")
 
 
 def test_twin_keeps_flags_and_kinds_of_layers_and_is_tiny():

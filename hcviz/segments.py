@@ -1,0 +1,111 @@
+"""What fills a dimension: its growth under each probe turned into segments of units."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hcviz.blocks import Segment
+from hcviz.errors import CloneError
+from hcviz.widths import Widths
+
+FUSED_NAMES = {3: "qkv", 2: "gate/up"}
+
+
+@dataclass(frozen=True)
+class Fusing:
+    """What shapes do not tell: a hypothesis that the tiny twin decides on."""
+
+    attention: str = "stacked"
+    """Fused attention matrices hold their parts one after the other, or ``interleaved`` by head."""
+    ffn: str = "stacked"
+    """The same of fused FFN matrices; interleaved neuron by neuron."""
+    embed_power: float | None = None
+    """The model multiplies its embeddings by ``hidden_size ** embed_power``; None: see family."""
+
+
+def segments(
+    name: str, length: int, growth: Mapping[str, int], size: Widths, fusing: Fusing, heads: bool
+) -> tuple[Segment, ...]:
+    """Turn the growth of one dimension under each probe into its segments.
+
+    Args:
+        name: The tensor and the dimension, for messages.
+        length: Its length.
+        growth: By how much it grew when one axis doubled, by axis.
+        size: The widths of the model.
+        fusing: How fused matrices are laid out.
+        heads: The dimension holds heads, of a family whose heads grow with the hidden size.
+
+    Raises:
+        CloneError: If this growth is of no known kind.
+    """
+    grown = {probe: step for probe, step in growth.items() if step}
+    if not grown:
+        return (Segment(((None, length),)),)
+    if set(grown) == {"hidden"} and heads:
+        sizes = [n * size.head_dim for n in (size.heads, size.kv_heads, size.kv_heads)]
+        if size.group > 1 and length == sum(sizes) and fusing.attention == "stacked":
+            parts = zip(sizes, "qkv", strict=True)
+            found = [(_head_segment(name, n, size, fusing, grouped=p == "q"), p) for n, p in parts]
+            return tuple(Segment(segment.levels, part) for segment, part in found)
+        grouped = size.group > 1 and length == size.heads * size.head_dim
+        return (_head_segment(name, length, size, fusing, grouped=grouped),)
+    if grown == {"hidden": size.hidden} and length > size.hidden:  # beside something of its own
+        own = Segment(((None, length - size.hidden),))
+        return (Segment((("hidden", size.hidden),)), own)
+    if set(grown) == {"hidden"}:
+        return (_pure(name, length, size.hidden, (("hidden", size.hidden),), fusing.ffn),)
+    if len(grown) == 1 and next(iter(grown)).startswith("ffn:"):
+        unit = size.ffn[next(iter(grown)).removeprefix("ffn:")]
+        return (_pure(name, length, unit, (("ffn", unit),), fusing.ffn),)
+    if set(grown) == {"heads"} and grown["heads"] == length:  # keys or values
+        return (_head_segment(name, length, size, fusing, grouped=False),)
+    if set(grown) == {"heads", "query"} and grown["heads"] == grown["query"] == length:
+        return (_head_segment(name, length, size, fusing, grouped=True),)
+    if set(grown) == {"heads", "query"} and grown["heads"] == length:  # fused query, key and value
+        query, rest = grown["query"], length - grown["query"]
+        key = Segment((("kv_heads", size.kv_heads), (None, rest // 2 // size.kv_heads)), "k")
+        first = _head_segment(name, query, size, fusing, grouped=True).levels
+        return (Segment(first, "q"), key, Segment(key.levels, "v"))
+    raise CloneError(
+        f"{name} grows by {grown} when one axis doubles; hcviz does not know this layout."
+    )
+
+
+def _pure(name: str, length: int, unit: int, levels, fusing: str) -> Segment:
+    """Return a segment that holds its unit once or several times."""
+    if length == unit:
+        return Segment(levels)
+    axis = levels[0][0]
+    if length % unit or fusing == "interleaved":
+        return Segment(((axis, length),))
+    count = length // unit
+    return Segment(((None, count), *levels), FUSED_NAMES.get(count, f"{count} parts"))
+
+
+def _head_segment(
+    name: str, length: int, size: Widths, fusing: Fusing, *, grouped: bool
+) -> Segment:
+    """Return the levels of a dimension made of heads; ``grouped`` means query heads in groups."""
+    heads = size.heads if grouped else size.kv_heads
+    levels = (
+        (("kv_heads", size.kv_heads), ("group", size.group)) if grouped else (("kv_heads", heads),)
+    )
+    if grouped and size.group == 1:
+        levels = (("kv_heads", heads), ("group", 1))
+    if length % heads:
+        raise CloneError(
+            f"{name} grows with the heads, but is not a multiple of their number {heads}."
+        )
+    if size.head_blocks > 1:
+        count = length // (heads * size.head_dim)
+        inside = (("kv_heads", heads // size.head_blocks), (None, size.head_dim))
+        parts = ((None, count),) if count > 1 else ()
+        return Segment(((None, size.head_blocks), *parts, *inside), FUSED_NAMES.get(count, ""))
+    each = length // heads
+    count, rest = divmod(each, size.head_dim)
+    if rest or count <= 1 or fusing.attention == "interleaved":
+        part = FUSED_NAMES.get(count, "") if count > 1 and not rest else ""
+        return Segment((*levels, (None, each)), part)
+    return Segment(
+        ((None, count), *levels, (None, size.head_dim)), FUSED_NAMES.get(count, f"{count} parts")
+    )

@@ -1,0 +1,91 @@
+"""The twin's configuration: the source's family and flags at the smallest widths and depth."""
+
+import copy
+
+from hcviz.families import family_of
+from hcviz.widths import KV_FIELDS, read, settable, widths, write
+
+EXPERTS = ("n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts")
+CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k")
+"""The names under which configurations keep how many experts there are, and how many are chosen."""
+INNER = {
+    "linear_num_heads": 2,
+    "index_n_heads": 2,
+    "q_lora_rank": 40,
+    "kv_lora_rank": 24,
+    "vocab_size_per_layer_input": 96,
+}
+"""Inner widths that never grow and need not be large to be tried, with their size in the twin."""
+
+
+def shrunk(config, layers: int = 2):
+    """Return a tiny configuration of the same family and flags.
+
+    Widths, vocabulary, depth and the number of experts shrink; head size, the kinds of layers and
+    every other field stay.
+
+    Args:
+        config: The source's configuration.
+        layers: Keep at least so many layers.
+    """
+    size, tiny = widths(config), copy.deepcopy(config)
+    kv_heads = min(size.kv_heads, 2 * family_of(config).head_blocks)
+    heads = kv_heads * min(size.group, 3)
+    coupled = size.heads * size.head_dim == size.hidden
+    if getattr(config, "head_dim", 0) is None and settable(config, "head_dim"):
+        tiny.head_dim = size.head_dim  # None stands for hidden / heads, which the twin keeps
+    if getattr(config, "num_attention_heads", None) is not None:
+        tiny.num_attention_heads = heads
+        for field in filter(lambda name: read(config, name), KV_FIELDS):
+            write(tiny, field, kv_heads if size.kv_heads == read(config, field) else heads)
+    tiny.hidden_size = heads * size.head_dim if coupled else min(size.hidden, 96)
+    for number, field in enumerate(size.ffn):
+        write(tiny, field, min(size.ffn[field], 40 + 16 * number))
+    if getattr(config, "expand", None):
+        tiny.intermediate_size = config.expand * tiny.hidden_size
+    for field in family_of(config).follows_hidden:
+        same = read(config, field) == size.hidden
+        write(tiny, field, tiny.hidden_size - (0 if same else 1))
+    tiny.vocab_size = min(config.vocab_size, 96)
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        if isinstance(getattr(tiny, name, None), int):
+            setattr(tiny, name, min(getattr(tiny, name), tiny.vocab_size - 1))
+    for field, small in INNER.items():
+        if isinstance(getattr(config, field, None), int):
+            setattr(tiny, field, min(getattr(config, field), small))
+    _keep_experts(tiny)
+    _keep_layers(tiny, config, layers)
+    for name in config.sub_configs:  # towers of other senses, which do not grow
+        for field in ("num_hidden_layers", "num_blocks"):
+            if isinstance(getattr(getattr(tiny, name, None), field, None), int):
+                setattr(getattr(tiny, name), field, 1)
+    return tiny
+
+
+def _keep_experts(tiny) -> None:
+    """Keep so few experts that the router still has to choose, also among groups of them."""
+    chosen = next((k for k in (getattr(tiny, f, None) for f in CHOSEN) if k), None)
+    if chosen is None:
+        return
+    groups = getattr(tiny, "n_group", None) or getattr(tiny, "num_expert_group", None) or 1
+    open_groups = getattr(tiny, "topk_group", None) or groups
+    enough = groups * max(2, -(-2 * chosen // open_groups))
+    for field in EXPERTS:
+        if (getattr(tiny, field, None) or 0) > enough:
+            setattr(tiny, field, enough)
+
+
+def _keep_layers(tiny, config, layers: int) -> None:
+    """Keep the first layers of a configuration: as many as asked, and one of every kind."""
+    depth = config.num_hidden_layers
+    lists = {
+        k: v for k, v in vars(config).items() if isinstance(v, list | tuple) and len(v) == depth
+    }
+    numbers = {k for k, v in lists.items() if list(v) == list(range(depth))}  # not kinds
+    kinds = list(zip(*(v for k, v in lists.items() if k not in numbers), strict=True))
+    kinds = list(map(repr, kinds or [()] * depth))
+    keep = next(n for n in range(1, depth + 1) if set(kinds[:n]) == set(kinds))
+    keep = min(max(keep, layers), depth)
+    tiny.num_hidden_layers = keep
+    for name, values in lists.items():
+        setattr(tiny, name, values[:keep])
