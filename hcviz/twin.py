@@ -15,13 +15,15 @@ from hcviz.expansion import Expansion
 from hcviz.faithful import faithful
 from hcviz.families import family_of
 from hcviz.growth import grow, plan
-from hcviz.infer import Fusing, infer
+from hcviz.infer import Fusing, infer, meta_model
 from hcviz.precision import TrueFloat64
 from hcviz.widths import resolve_factors, widths
 
 TOLERANCE = 1e-9
 """Largest relative logit error of a twin in true float64. Exact layouts stay below 1e-12, and wrong
 ones are off by the size of the logits. The gap is for what a model computes in float32."""
+LARGEST = 2e8
+"""Parameters of the largest twin that is tried: in float64, with its clone, 8 GB."""
 SMALLER = {
     "hidden=1, ffn=2, heads=1": {"hidden": 1, "ffn": 2, "heads": 1},
     "hidden=2, heads=1": {"hidden": 2, "heads": 1},
@@ -38,7 +40,17 @@ def random_twin(config, model_class, seed: int = 0) -> nn.Module:
         config: Its configuration, a tiny one (:func:`~hcviz.faithful.faithful`).
         model_class: Its class.
         seed: Seed of the weights.
+
+    Raises:
+        CloneError: If even the tiny model is too large to try.
     """
+    count = meta_model(config, model_class).num_parameters()
+    if count > LARGEST:
+        raise CloneError(
+            f"The smallest twin of this {config.model_type} configuration that is made as it is "
+            f"has {config.num_hidden_layers} layers and {count:.1e} parameters, too many to try; "
+            "no clone was made."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPU's too
         tiny = copy.deepcopy(config)
