@@ -36,7 +36,8 @@ def speedup(
         The ratio is the geometric mean over the seeds, and low to high Student's interval of its
         logarithm. One seed has no interval: NaN. An arm that starts below the target has an
         infinite ratio, one that never reaches it 0; if a seed is so, the ratio is the seeds' median
-        and there is no interval.
+        and there is no interval. Where ``against`` itself ends no lower than it starts, there is
+        nothing to be reached, and the ratio is NaN.
 
     Raises:
         HcvizError: If columns or the arm ``against`` are missing.
@@ -65,7 +66,7 @@ def speedup(
                 for pair, target in zip(pairs, targets, strict=True)
             ]
         )
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log(both[:, 0]) - np.log(both[:, 1])
         low = high = np.nan
         middle = np.mean(logs) if np.isfinite(logs).all() else np.median(logs)

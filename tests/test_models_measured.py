@@ -66,6 +66,16 @@ def test_the_source_may_be_named(run):
     assert source_of(run, "nano:llama").config.model_type == "llama"
 
 
+def test_the_source_is_found_in_checkpoints_that_do_not_say_how_they_were_cloned(run, tmp_path):
+    for step in run.steps:
+        plain = run.model(step)
+        del plain.config.hcviz
+        plain.save_pretrained(tmp_path / f"step_{step}")
+    other = hcviz.Run.of(tmp_path, factors={"hidden": 2})
+    ids = torch.arange(8).view(1, 8)
+    torch.testing.assert_close(source_of(other, None)(ids).logits, run.model(0)(ids).logits)
+
+
 def test_a_model_has_no_update(run, seen):
     with pytest.raises(HcvizError, match=r"whole model.*update"):
         hcviz.measure(run, metrics=["update.seen"])

@@ -55,7 +55,7 @@ def test_loss_marks_the_level_where_the_source_starts():
     history = frames.history()
     ax = plots.loss(history, against=None)
     assert line(ax, "_reference").get_ydata()[0] == pytest.approx(3.412)
-    assert "source at start 3.41" in texts(ax)
+    assert "source at start 3.41" in texts(ax.figure.axes[1])  # where there is room for it
     _, mine = plt.subplots()
     ax = plots.loss(history, reference=3.0, ax=mine)
     assert line(ax, "_reference").get_ydata()[0] == 3.0
@@ -324,3 +324,21 @@ def test_labels_are_moved_no_further_than_needed():
     assert _axes._apart(np.array([0.1, 0.5]), 0.1).tolist() == [0.1, 0.5]
     np.testing.assert_allclose(_axes._apart(np.array([0.5, 0.5, 0.5]), 0.1), [0.4, 0.5, 0.6])
     assert _frames.spread([0, 1, 2, 4, 8, 100], most=9) == [0, 1, 2, 4, 8, 100]
+
+
+def test_loss_by_flops_compares_at_equal_compute():
+    rows = {"run": ["a"] * 3 + ["source"] * 3, "split": "heldout", "step": [0, 1, 2] * 2}
+    history = pd.DataFrame(rows | {"flops": [0, 4, 8, 0, 2, 6], "loss": [3, 2, 1, 3, 2.0, 1.0]})
+    *_, gap = plots.loss(history, x="flops").figure.axes
+    drawn = line(gap, "a")
+    assert drawn.get_xdata().tolist() == [0, 4]  # the source was not trained to 8
+    assert drawn.get_ydata().tolist() == [0, 0.5]
+    with pytest.raises(HcvizError, match="did not log it"):
+        plots.loss(history.assign(flops=np.nan), x="flops")
+
+
+def test_loss_of_seeds_is_averaged_step_by_step_also_where_x_differs():
+    rows = {"run": "a", "split": "heldout", "step": [0, 1, 0, 1], "seconds": [0.0, 2.0, 0.0, 4.0]}
+    ax = plots.loss(pd.DataFrame(rows | {"loss": [4.0, 2.0, 4.0, 3.0]}), x="seconds")
+    assert line(ax, "a").get_xdata().tolist() == [0, 3]
+    assert line(ax, "a").get_ydata().tolist() == [4, 2.5]

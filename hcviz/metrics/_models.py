@@ -73,7 +73,9 @@ def source_of(run: Run, source: Any) -> Any:
     """
     recipe = run.info.get("clone") or {}
     if source is None and run.is_clone and run.steps[0] == 0:
-        return declone(run.model(0))[0]
+        wide = run.model(0)
+        wide.config.hcviz = getattr(wide.config, "hcviz", None) or recipe
+        return declone(wide)[0]
     source = recipe.get("source") if source is None else source
     if source is None and run.is_clone:
         raise HcvizError(

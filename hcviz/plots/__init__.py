@@ -8,6 +8,7 @@ To add a figure: a function decorated with ``theme.themed`` in one of the files 
 that takes its rows from ``_frames.metric`` and its axes from ``_axes.panels``; then its name below.
 """
 
+from hcviz.plots._activations import activations, cka, heads, lens, neurons
 from hcviz.plots._animate import animate
 from hcviz.plots._cosine import cosine
 from hcviz.plots._escape import escape
@@ -20,24 +21,31 @@ from hcviz.plots._pairs import pairs
 from hcviz.plots._saving import save
 from hcviz.plots._sectors import sector_spectra, sectors
 from hcviz.plots._spectra import spectrum
+from hcviz.plots._speedup import speedup
 from hcviz.plots._symmetry import ledger
 
 __all__ = [
+    "activations",
     "animate",
     "antisymmetric",
     "blocks",
+    "cka",
     "cosine",
     "escape",
     "evolution",
+    "heads",
     "histograms",
     "kind",
     "ledger",
+    "lens",
     "loss",
     "matrix_frame",
+    "neurons",
     "pairs",
     "rank",
     "save",
     "sector_spectra",
     "sectors",
     "spectrum",
+    "speedup",
 ]

@@ -95,7 +95,7 @@ def loss(
                     linewidth=0,
                 )
         if level is not None:
-            _draw_level(panel, *level)
+            _draw_level(panel, level[0], "" if zoom and panel is axes[0] else level[1])
     axes[0].set_ylabel(f"{what} (nats per token)")
     ends = [
         {n: (c.index[-1], c["mean"].iloc[-1]) for n, c in some.items()} for some in (curves, near)
@@ -104,7 +104,7 @@ def loss(
     if gap:
         ends.append(_gap_panel(axes[-1], curves, looks, str(against)))
         axes[-1].set_title(f"minus {against}")
-        axes[-1].set_ylabel(f"difference at the same {x}")
+        axes[-1].set_ylabel(f"difference at the same {x.replace('flops', 'FLOPs')}")
     for panel in axes:
         panel.set_xlabel(_X_LABELS.get(x, x))
         panel.margins(x=0.02)
@@ -144,10 +144,12 @@ def _level_of(reference: str | float | None, curves: dict) -> tuple[float, str] 
 
 
 def _draw_level(ax: Axes, level: float, text: str) -> None:
-    """Draw a dashed level with its name over it, at the right, inside the axes."""
+    """Draw a dashed level with its name, if it has one, over it at the right, inside the axes."""
     ax.axhline(
         level, color=theme.MUTED, linewidth=0.8, linestyle=(0, (6, 3)), zorder=1, label="_reference"
     )
+    if not text:
+        return
     ax.annotate(
         f"{text} {level:.2f}", xy=(0.99, level), xycoords=("axes fraction", "data"), xytext=(0, 3),
         textcoords="offset points", ha="right", va="bottom", color=theme.MUTED, fontstyle="italic",

@@ -1,0 +1,139 @@
+"""Figures of activations and of speed-up: the artists that are drawn, never their pixels."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import same_color
+from matplotlib.text import Annotation
+
+from hcviz import plots, theme
+from hcviz.errors import HcvizError
+
+STEPS, LAYERS = (0, 10, 40), (0, 1)
+
+
+def frame(metric, cells, arms=("symmetric", "noisy 10 dB")):
+    """Make rows of a metric: ``cells`` are (axis, part, row) and value(arm, step, layer)."""
+    return pd.DataFrame(
+        [
+            {"run": arm, "step": step, "tensor": f"h.{layer}", "layer": layer, "axis": axis,
+             "part": part, "row": row, "metric": metric, "value": value(arm, step, layer)}
+            for arm in arms for step in STEPS for layer in LAYERS
+            for (axis, part, row), value in cells.items()
+        ]
+    )  # fmt: skip
+
+
+def parted(arm, step, layer):
+    return 1.0 if arm == "symmetric" else 1 - 1e-4 * step * (1 + layer)
+
+
+TWINS = {("R", "", None): parted, ("H", "", None): parted, ("N", "", None): lambda *_: 1.0}
+HEADS = {
+    **{("H", "copies", head): parted for head in (0, 1)},
+    **{("H", "others", head): (lambda *_: 0.5) for head in (0, 1)},
+}
+
+
+def line(ax, label):
+    (found,) = [one for one in ax.lines if one.get_label() == label]
+    return found
+
+
+def test_activations_have_a_panel_per_axis_with_means_and_layers():
+    axes = plots.activations(frame("twins", TWINS))
+    assert [ax.get_title(loc="left")[0] for ax in axes] == ["R", "H", "N"]
+    np.testing.assert_allclose(line(axes[0], "noisy 10 dB").get_ydata(), [1, 0.9985, 0.994])
+    assert same_color(line(axes[0], "symmetric").get_color(), theme.ARMS["symmetric"].color)
+    assert sum(one.get_label() == "_thin" for one in axes[0].lines) == 4  # layers x arms
+
+
+def test_activations_on_a_log_axis_rest_equal_twins_in_a_strip():
+    axes = plots.activations(frame("twins", TWINS), log=True)
+    assert axes[0].get_yscale() == "log"
+    np.testing.assert_allclose(line(axes[0], "noisy 10 dB").get_ydata()[1:], [1.5e-3, 6e-3])
+    (edge,) = {one.get_ydata()[0] for one in axes[0].lines if one.get_label() == "_edge"}
+    assert (line(axes[2], "noisy 10 dB").get_ydata() < edge).all()
+    assert any(text.get_text() == "equal" for text in axes[0].texts)
+
+
+def test_activations_layer_by_layer_show_the_last_step():
+    ax = plots.activations(frame("twins", TWINS), x="layer")[0]
+    drawn = line(ax, "noisy 10 dB")
+    np.testing.assert_array_equal(drawn.get_xdata(), LAYERS)
+    np.testing.assert_allclose(drawn.get_ydata(), [1 - 4e-3, 1 - 8e-3])
+    with pytest.raises(HcvizError, match=r"x='tokens'.*'step' or 'layer'"):
+        plots.activations(frame("twins", TWINS), x="tokens")
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_heads_have_a_panel_per_layer_and_the_level_of_different_heads(log):
+    axes = plots.heads(frame("heads", HEADS), log=log)
+    assert [ax.get_title(loc="left") for ax in axes] == ["layer 0", "layer 1"]
+    last = line(axes[1], "noisy 10 dB").get_ydata()[-1]
+    assert last == pytest.approx(8e-3 if log else 1 - 8e-3)
+    assert line(axes[1], "_others").get_ydata()[0] == 0.5
+    assert "different heads" in [t.get_text() for t in axes[0].figure.legends[0].get_texts()]
+
+
+def test_neurons_have_their_own_scale_for_each_number():
+    cells = {
+        ("N", "dead", None): lambda *_: 0.0,
+        ("N", "duplicate", None): parted,
+        ("N", "distinct", None): lambda arm, step, layer: 30.0 + layer,
+    }
+    dead, duplicate, distinct = plots.neurons(frame("neurons", cells))
+    assert dead.get_ylim() == duplicate.get_ylim()
+    assert distinct.get_ylim()[1] > 30
+    assert line(distinct, "symmetric").get_ydata().tolist() == [30.5] * 3
+
+
+def test_cka_is_one_panel_and_may_be_the_callers():
+    _, mine = plt.subplots()
+    assert plots.cka(frame("cka", {("R", "", None): parted}), ax=mine) is mine
+    assert line(mine, "noisy 10 dB").get_ydata()[-1] == pytest.approx(0.994)
+    assert mine.figure.get_suptitle() == ""
+
+
+def test_the_lens_draws_every_arm_at_its_last_step_and_the_source_once():
+    cells = {
+        ("R", f"{of}{part}", None): lambda arm, step, layer, base=base: base - layer - step / 100
+        for of, base in (("", 5.0), ("source ", 4.0))
+        for part in ("loss", "kl")
+    }
+    loss, kl = plots.lens(frame("lens", cells))
+    assert line(loss, "noisy 10 dB").get_ydata().tolist() == pytest.approx([4.6, 3.6])
+    assert len(loss.lines) == len(kl.lines) == 3
+    untrained = line(loss, "source, untrained")
+    assert untrained.get_linestyle() != "-"
+    early = plots.lens(frame("lens", cells), step=10)[0]
+    assert line(early, "symmetric").get_ydata().tolist() == pytest.approx([4.9, 3.9])
+    with pytest.raises(HcvizError, match="No step 7"):
+        plots.lens(frame("lens", cells), step=7)
+
+
+def test_a_frame_without_the_metric_says_how_to_get_it():
+    with pytest.raises(HcvizError, match=r"measure\(run, metrics=\['cka'\]\)"):
+        plots.cka(frame("twins", TWINS))
+
+
+def test_speedup_draws_ratio_and_interval_and_says_them():
+    rows = {
+        "run": ["random init", "symmetric", "noisy 10 dB", "source"], "seeds": [3, 3, 1, 3],
+        "ratio": [1.0, 2.0, np.inf, 0.0], "low": [1.0, 1.5, np.nan, np.nan],
+        "high": [1.0, 2.7, np.nan, np.nan],
+    }  # fmt: skip
+    ax = plots.speedup(pd.DataFrame(rows))
+    order = [text.get_text() for text in ax.get_yticklabels()]
+    assert order[0] == "symmetric"
+    place = order.index("symmetric")
+    ranges = [
+        one for one in ax.lines if one.get_label() == "_range" and one.get_ydata()[0] == place
+    ]
+    assert [one.get_xdata().tolist() for one in ranges] == [[1.5, 2.7]]
+    assert line(ax, "symmetric").get_xdata()[0] == 2.0
+    words = [text.get_text() for text in ax.texts if isinstance(text, Annotation)]
+    assert "2x (1.5 to 2.7)" in words
+    assert {"starts below it", "never reaches it"} < set(words)
+    assert line(ax, "noisy 10 dB").get_xdata()[0] == ax.get_xlim()[1]
