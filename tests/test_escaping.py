@@ -1,13 +1,10 @@
 """escape(): the growth rate, its interval and the time to leave, on curves that are known."""
 
-import doctest
-
 import numpy as np
 import pandas as pd
 import pytest
 
 import hcviz
-from hcviz import escaping
 from hcviz.errors import HcvizError
 
 STEPS = np.array([0, 1, 2, 4, 8, 16, 32, 64])
@@ -84,8 +81,3 @@ def test_curves_are_means_unless_told_apart():
 def test_clear_errors(frame, options, message):
     with pytest.raises(HcvizError, match=message):
         hcviz.escape(frame, **options)
-
-
-def test_examples():
-    result = doctest.testmod(escaping)
-    assert (result.attempted, result.failed) == (3, 0)

@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the data and training rooms run and say what they show."""
+"""The examples in the docstrings run and say what they show."""
 
 import doctest
 import importlib
@@ -6,9 +6,14 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize(
-    "room", ["documents", "corpus", "schedule", "dropout", "sources", "training", "runs", "widths"]
-)
+ROOMS = """
+    documents corpus schedule dropout sources training runs widths escaping
+    metrics._copies metrics._subjects
+    plots._cosine plots._pairs plots._sectors plots._symmetry
+""".split()
+
+
+@pytest.mark.parametrize("room", ROOMS)
 def test_examples_run(room):
     result = doctest.testmod(importlib.import_module(f"hcviz.{room}"))
     assert result.attempted > 0

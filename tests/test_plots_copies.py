@@ -47,6 +47,21 @@ def test_angle_and_heads_are_drawn_with_a_thin_line_per_block_or_head():
         plots.cosine(frame, metric="angle", log=True)
 
 
+def test_many_rows_are_a_shade_of_nine_in_ten():
+    one = frames.cosine().query("run == 'dropout 0.1' and step == 120 and layer == 0")
+    frame = pd.concat([one.assign(metric="cosine.rows", row=k, value=k / 100) for k in range(101)])
+    (ax, *_) = plots.cosine(frame, metric="cosine.rows")
+    (shade,) = ax.collections
+    box = shade.get_paths()[0].get_extents()
+    assert (box.y0, box.y1) == pytest.approx((0.05, 0.95))
+    assert not [one for one in ax.lines if one.get_label() == "_thin"]
+
+
+def test_pairs_say_how_far_unrelated_blocks_reach():
+    ax = plots.pairs(frames.pairs(), tensor=frames.UP.format(0), baseline=0.0123)[0, 0]
+    assert "within 0.012 of zero" in ax.figure.get_supxlabel()
+
+
 def test_cosine_takes_the_band_of_unrelated_weights_from_the_frame():
     frame = frames.cosine()
     spread = frame[frame["step"] == 0].assign(metric="cosine.baseline", value=0.2)

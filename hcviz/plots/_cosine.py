@@ -18,7 +18,10 @@ _EQUAL = 1e-12
 # Metric -> name of the y axis, and what the title says of it.
 _WHAT = {
     "cosine": ("cosine of the two halves\n(mean over rows)", "Cosine of the cloned halves"),
-    "cosine.rows": ("cosine of the two halves\n(thin: rows)", "Cosine of the halves of each row"),
+    "cosine.rows": (
+        "cosine of the two halves\n(shade: nine rows in ten)",
+        "Cosine of the halves of each row",
+    ),
     "cosine.heads": ("cosine of copied heads\n(thin: heads)", "Cosine of the copies of each head"),
     "angle": ("angle (degrees)\n(thin: blocks)", "Angle to the source's weight"),
 }
@@ -48,8 +51,8 @@ def cosine(
             ``cosine.baseline`` too, the range of unrelated weights is drawn as a band.
         hue: Column that tells the arms.
         metric: ``cosine``, ``cosine.rows``, ``cosine.heads`` or ``angle``, or one of an update,
-            gradient or moment: ``update.cosine``. Thin lines are then rows, heads or blocks, where
-            they are few.
+            gradient or moment: ``update.cosine``. Thin lines are then heads, blocks or rows; of
+            many, a shade shows the middle nine in ten.
         col: One panel per ``kind`` of weight, or per value of another column (``layer``,
             ``tensor``).
         kinds: Kinds to draw; None draws up-projections, QKV and the unembedding (or the embedding,
@@ -101,6 +104,8 @@ def cosine(
             _draw_band(panel, bands[group], log=log)
         for name, look in looks.items():
             lines = _axes.split(cells[group, name])
+            if len(lines) > _MOST_THIN:
+                _shade(panel, cells[group, name], look)
             for line in lines if 1 < len(lines) <= _MOST_THIN else []:
                 inside = line[line["value"] > _EQUAL] if log else line
                 panel.plot(inside["step"], inside["value"], **_axes.thin(look))
@@ -122,6 +127,13 @@ def cosine(
     title = title or f"Do the copies part? {what}{subject and f' ({subject})'} over training"
     _axes.titles(axes, title, own=ax is None)
     return axes
+
+
+def _shade(ax: Axes, rows: pd.DataFrame, look: theme.Arm) -> None:
+    """Shade where nine values in ten lie at every step."""
+    steps = rows.groupby("step")["value"]
+    low, high = steps.quantile(0.05), steps.quantile(0.95)
+    ax.fill_between(low.index, low, high, color=look.color, alpha=0.2, linewidth=0)
 
 
 def _draw_band(ax: Axes, band: tuple[float, float], *, log: bool) -> None:

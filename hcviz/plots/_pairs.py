@@ -24,6 +24,7 @@ def pairs(
     runs: Iterable[str] | None = None,
     steps: Iterable[int] | None = None,
     shape: tuple[int, int] | None = None,
+    baseline: float | None = None,
     ax: Axes | Sequence[Axes] | None = None,
     title: str | None = None,
 ) -> np.ndarray:
@@ -40,6 +41,7 @@ def pairs(
         runs: Arms to draw; None draws all.
         steps: Steps to draw; None draws up to five, evenly on a log scale.
         shape: (n_written, n_read); None takes a square grid if the number of blocks is a square.
+        baseline: How far from zero unrelated blocks reach, for the note.
         ax: As many axes as arms times steps; None makes a figure.
         title: Title of the figure, where ``ax`` is None; None writes one.
 
@@ -109,8 +111,13 @@ def pairs(
         if arrows
         else ""
     )
+    if baseline is not None:
+        note += f" Unrelated blocks: within {baseline:.2g} of zero."
     _axes.titles(
-        axes, title or f"Which copies stay alike? {what[0].upper()}{what[1:]}", note, own=ax is None
+        axes,
+        title or f"Which copies stay alike? {what[0].upper()}{what[1:]}",
+        note.strip(),
+        own=ax is None,
     )
     return grid
 
