@@ -5,7 +5,6 @@ import importlib
 
 import pytest
 
-
 ROOMS = """
     documents corpus schedule dropout sources training runs widths escaping
     metrics._copies metrics._subjects
