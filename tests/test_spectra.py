@@ -67,6 +67,13 @@ def test_copies_change_none_of_them(n):
         assert value(name, wide) == pytest.approx(value(name, weight), rel=1e-9), name
 
 
+def test_a_diagonal_expansion_has_n_times_the_rank_and_is_no_freer_for_it():
+    weight = torch.randn(60, 80, dtype=torch.float64)
+    for name in RANKS:
+        wide = value(name, torch.block_diag(weight, weight))
+        assert wide == pytest.approx(2 * value(name, weight), rel=1e-9), name
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_rank_does_not_count_the_rounding_of_the_stored_dtype(dtype):
     left, right = torch.randn(200, 30).double(), torch.randn(30, 150).double()

@@ -30,8 +30,19 @@ PICTURES = {
     "angle": lambda: plots.cosine(measured("angle"), metric="angle"),
     "cosine": lambda: plots.cosine(DEMO.metric("cosine"), log=True),
     "escape": lambda: plots.escape(DEMO.metric("ledger")),
+    "evolution": lambda: plots.evolution(measured("norm", "distance", "turn", "update", "flips")),
+    "histogram": lambda: plots.histograms(measured("histogram")),
+    "marchenko_pastur": lambda: plots.spectrum(
+        measured("spectrum", "marchenko_pastur"), random="symmetric", title="Against random entries"
+    ),
     "pairs": lambda: plots.pairs(DEMO.metric("pairs"), runs=["noisy 10 dB", "dropout 0.1"]),
     "ledger": lambda: plots.ledger(DEMO.metric("ledger")),
+    "power_law": lambda: plots.evolution(
+        measured("power_law"), title="How does the tail fall off?"
+    ),
+    "rank": lambda: plots.rank(
+        measured("effective_rank", "participation", "stable_rank", "rank"), tensors=None
+    ),
     "sectors": lambda: plots.sectors(measured("sectors")),
     "spectrum": lambda: plots.spectrum(DEMO.metric("spectrum")),
 }
