@@ -76,6 +76,23 @@ def test_the_source_is_found_in_checkpoints_that_do_not_say_how_they_were_cloned
     torch.testing.assert_close(source_of(other, None)(ids).logits, run.model(0)(ids).logits)
 
 
+def test_snapshots_with_chosen_tensors_only_are_passed_over(run, seen):
+    demo = hcviz.recorded("demo").runs[0]
+    with pytest.raises(HcvizError, match=r"seen need a whole model.*symmetric keeps chosen"):
+        hcviz.measure(demo, metrics=["seen"])
+    assert not seen
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_tied_models_are_whole(family, tmp_path):
+    model = tiny.model(family, tie_word_embeddings=True)
+    hcviz.clone(model.eval()).save_pretrained(tmp_path / "step_0")
+    frame = hcviz.measure(
+        hcviz.Run.of(tmp_path), metrics=["twins"], batch=torch.arange(2, 10).view(1, 8)
+    )
+    assert set(frame["axis"]) == {"R", "H", "N"}
+
+
 def test_a_model_has_no_update(run, seen):
     with pytest.raises(HcvizError, match=r"whole model.*update"):
         hcviz.measure(run, metrics=["update.seen"])

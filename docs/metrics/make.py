@@ -3,6 +3,7 @@
 Each page docs/metrics/NAME.md has one, NAME.png; its entry in PICTURES draws it.
 """
 
+import functools
 import io
 import sys
 from pathlib import Path
@@ -26,8 +27,17 @@ def measured(*metrics: str) -> pd.DataFrame:
     return hcviz.measure([run for run in DEMO.runs if run.is_clone], metrics=metrics)
 
 
+@functools.cache
+def on_text() -> pd.DataFrame:
+    """Train the demo's arms for 40 steps in runs/pages, once, and measure whole models."""
+    out = HERE.parents[1] / "runs" / "pages"
+    runs = hcviz.run_arms(out=out, steps=40, lr=1e-3, snapshots=8, eval_every=2)
+    return hcviz.measure(runs, metrics=["twins", "heads", "neurons", "cka", "lens"])
+
+
 PICTURES = {
     "angle": lambda: plots.cosine(measured("angle"), metric="angle"),
+    "cka": lambda: plots.cka(on_text()),
     "cosine": lambda: plots.cosine(DEMO.metric("cosine"), log=True),
     "escape": lambda: plots.escape(DEMO.metric("ledger")),
     "evolution": lambda: plots.evolution(measured("norm", "distance", "turn", "update", "flips")),
@@ -35,6 +45,11 @@ PICTURES = {
     "marchenko_pastur": lambda: plots.spectrum(
         measured("spectrum", "marchenko_pastur"), random="symmetric", title="Against random entries"
     ),
+    "heads": lambda: plots.heads(on_text(), log=True),
+    "lens": lambda: plots.lens(on_text()),
+    "loss": lambda: plots.loss(DEMO.history),
+    "neurons": lambda: plots.neurons(on_text()),
+    "twins": lambda: plots.activations(on_text(), log=True),
     "pairs": lambda: plots.pairs(DEMO.metric("pairs"), runs=["noisy 10 dB", "dropout 0.1"]),
     "ledger": lambda: plots.ledger(DEMO.metric("ledger")),
     "power_law": lambda: plots.evolution(

@@ -20,10 +20,25 @@ BLOCKS, LENGTH = 4, 256
 def measure_models(
     run: Run, steps: Sequence[int], metrics: Sequence[str], *, batch: torch.Tensor | None, source
 ) -> Iterator[Row]:
-    """Yield the rows of metrics of the whole model, one snapshot in memory at a time."""
+    """Yield the rows of metrics of the whole model, one snapshot in memory at a time.
+
+    Snapshots that keep chosen tensors only are passed over.
+
+    Raises:
+        HcvizError: If none of the steps has a whole model.
+    """
     entries = {m: METRICS[m] for m in metrics if run.is_clone or not METRICS[m].needs_clone}
     if not entries:
         return
+    missing = {step: sorted(run.layout.keys() - run.names(step)) for step in steps}
+    steps = [step for step in steps if not missing[step]]
+    if not steps:
+        step, names = next(iter(missing.items()))
+        raise HcvizError(
+            f"{', '.join(entries)} need a whole model, and of {', '.join(map(str, missing))} "
+            f"{run.name} keeps chosen tensors only (at step {step} {len(names)} are missing, for "
+            f"example {names[0]}). Ask for the steps that are whole."
+        )
     compares = any("source" in entry.needs for entry in entries.values())
     source = source_of(run, source) if compares else None
     for step in steps:
