@@ -26,6 +26,7 @@ _ROOM = {
     "speedup": "losses",
     "forgetting": "losses",
     "escape": "escaping",
+    "diff": "comparing",
     "explore": "exploring",
     "run_arms": "demo",
     "recorded": "recording",

@@ -8,7 +8,8 @@ import tyro
 from tyro.conf import Positional
 
 from hcviz.cli_models import clone, declone, families, pretrain, verify
-from hcviz.cli_runs import demo, figures, measure, train
+from hcviz.cli_runs import demo, figures, train
+from hcviz.cli_views import diff, measure, plot
 from hcviz.errors import HcvizError
 
 
@@ -42,6 +43,8 @@ COMMANDS = {
     "declone": declone,
     "train": train,
     "measure": measure,
+    "plot": plot,
+    "diff": diff,
     "figures": figures,
     "families": families,
     "pretrain": pretrain,

@@ -1,4 +1,4 @@
-"""Commands on runs: train, measure, figures, demo."""
+"""Commands that make runs and their figures: train, figures, demo."""
 
 import re
 from pathlib import Path
@@ -75,42 +75,6 @@ def train(
         f"held-out loss {heldout.iloc[0]:.3f} -> {heldout.iloc[-1]:.3f} nats/token; the run is "
         f"in {out}"
     )
-    return 0
-
-
-def measure(
-    runs: Runs,
-    /,
-    metrics: tuple[str, ...] = ("cosine", "ledger"),
-    tensors: tuple[str, ...] = (),
-    steps: tuple[int, ...] = (),
-    out: Annotated[Path | None, arg(metavar="PATH")] = None,
-) -> int:
-    """Measure the weights of runs over their snapshots.
-
-    Args:
-        runs: Folders that hcviz train wrote.
-        metrics: cosine, pairs, ledger, spectrum.
-        tensors: Regular expressions of tensor names; none: all.
-        steps: Snapshots to read; none: all.
-        out: Write the table there, .csv or .parquet; None: print a summary.
-    """
-    import hcviz
-
-    frame = hcviz.measure(
-        list(runs), metrics=metrics, tensors=tensors or None, steps=steps or None, progress=True
-    )
-    if out is None:
-        shown = frame.groupby(["run", "metric", "axis", "step"], dropna=False)["value"].mean()
-        table = shown.unstack("step").reset_index()
-        print(table.to_string(index=False, float_format="{:.3g}".format, na_rep=""))
-        return 0
-    if out.suffix not in (".csv", ".parquet"):
-        raise HcvizError(f"--out {out}: the table goes to a .csv or a .parquet file.")
-    scratch = out.with_name(f".tmp-{out.name}")
-    frame.to_csv(scratch, index=False) if out.suffix == ".csv" else frame.to_parquet(scratch)
-    scratch.replace(out)
-    print(f"{len(frame):,} rows in {out}")
     return 0
 
 

@@ -22,6 +22,8 @@ OPTIONS = {
     "train": "out corpus steps batch-size context lr dropout seed snapshots keep snapshot-dtype "
     "disk-budget metrics metric-tensors label device dtype overwrite",
     "measure": "metrics tensors steps out",
+    "plot": "figure out tensors steps",
+    "diff": "factors top out",
     "figures": "out",
     "families": "out",
     "pretrain": "out overwrite",
@@ -122,11 +124,19 @@ def test_train_measure_and_figures(hcviz, source, tmp_path):
     code, out, _ = hcviz("measure", tmp_path / "run", "--metrics", "ledger")
     assert code == 0
     assert re.search(r"ledger +N", out)
-    for name in ("table.csv", "table.parquet"):
+    for name in ("table.csv", "table.parquet", "table.json"):
         assert hcviz("measure", tmp_path / "run", "--out", tmp_path / name)[0] == 0
     assert len(pd.read_csv(tmp_path / "table.csv")) == len(
         pd.read_parquet(tmp_path / "table.parquet")
     )
+    assert len(pd.read_json(tmp_path / "table.json")) == len(pd.read_csv(tmp_path / "table.csv"))
+    code, out, _ = hcviz("plot", tmp_path / "run", "--figure", "cosine", "--out", tmp_path / "c")
+    assert code == 0
+    assert {path.name for path in tmp_path.glob("c.*")} == {"c.png", "c.svg", "c.csv", "c.json"}
+    code, out, _ = hcviz("diff", source, tmp_path / "run", "--out", tmp_path / "diff.csv")
+    assert code == 0
+    assert re.search(r"(\d+) tensors, \1 of them moved", out)
+    assert pd.read_csv(tmp_path / "diff.csv")["symmetric"].gt(0).all()
     code, out, _ = hcviz("figures", tmp_path / "run", "--out", tmp_path / "figures")
     assert code == 0
     assert "run: locked" in out
@@ -170,10 +180,13 @@ def test_declone_says_what_was_lost_and_saves_it(hcviz, source, tmp_path):
         (["declone", "./nowhere", "out"], "nowhere"),
         (["verify", "{source}", "./nowhere"], "nowhere"),
         (["measure", "nowhere"], "nowhere"),
-        (["measure", "nowhere", "--out", "x.txt"], "nowhere"),
+        (["measure", "nowhere", "--out", "x.txt"], "x.txt.*parquet"),
         (["train", "{source}", "--out", "run", "--steps", "0"], "steps"),
         (["train", "{source}", "--out", "run", "--corpus", "nothing.txt"], "nothing.txt"),
         (["figures"], "at least one run"),
+        (["plot"], "at least one run"),
+        (["diff", "{source}", "{source}", "--factors", "wide"], "hidden=2,ffn=2"),
+        (["diff", "{source}", "./nowhere"], "nowhere"),
         (["lab", "nothing.ipynb"], "nothing.ipynb"),
     ],
 )

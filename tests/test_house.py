@@ -23,10 +23,10 @@ ROOMS = """
     families widths shrinking blocks segments infer faithful expansion growth twin layouts
     decloning lockstep census cloning transfer verifying
     documents corpus sources dropout schedule tables keeping record cards streaming arguments
-    trainer marchenko places runs metrics live training pretraining recording
+    trainer marchenko places runs metrics comparing live training pretraining recording
     escaping losses
     theme plots
-    claims demo figures report exploring cli_common cli_models cli_runs cli __main__
+    claims demo figures views report exploring cli_common cli_models cli_runs cli_views cli __main__
 """.split()
 
 # The places of one machine, and the hosts of package registries (a mirror must do as well).
@@ -109,7 +109,7 @@ def test_an_import_that_points_up_is_seen():
     ("package", "allowed"),
     [
         ("ipywidgets", {"exploring"}),
-        ("tyro", {"cli", "cli_common", "cli_models", "cli_runs"}),
+        ("tyro", {"cli", "cli_common", "cli_models", "cli_runs", "cli_views"}),
         ("matplotlib", {"theme", "plots", "claims", "demo", "figures", "report", "exploring"}),
     ],
 )

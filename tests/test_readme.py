@@ -33,7 +33,17 @@ def test_the_commands_run_in_order_and_leave_what_they_say(tmp_path, monkeypatch
             cli.main()
         assert stop.value.code == 0, (words, capsys.readouterr().err)
         ran.append(words[1])
-    assert ran == ["clone", "clone", "verify", "declone", "train", "measure", "figures"]
+    assert ran == [
+        "clone",
+        "clone",
+        "verify",
+        "declone",
+        "train",
+        "measure",
+        "plot",
+        "diff",
+        "figures",
+    ]
     for place in (
         "wide-llama/README.md",
         "wider-llama/model.safetensors.index.json",

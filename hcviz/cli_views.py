@@ -1,0 +1,138 @@
+"""Commands that look at what is there: measure, plot, diff."""
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from hcviz.cli_common import Model, Runs, typed_command
+from hcviz.errors import HcvizError
+
+
+def measure(
+    runs: Runs,
+    /,
+    metrics: tuple[str, ...] = ("cosine", "ledger"),
+    tensors: tuple[str, ...] = (),
+    steps: tuple[int, ...] = (),
+    out: Annotated[Path | None, arg(metavar="PATH")] = None,
+) -> int:
+    """Measure runs over their snapshots; what was measured before is not measured again.
+
+    Args:
+        runs: Folders that hcviz train wrote.
+        metrics: For example cosine, ledger, pairs, spectrum, update.ledger; docs/metrics has all.
+        tensors: Regular expressions of tensor names; none: all.
+        steps: Steps to measure; none: all.
+        out: Write the table there, .csv, .parquet or .json; None: print a summary.
+    """
+    import hcviz
+
+    if out is not None:
+        _check_ending(out)
+    frame = hcviz.measure(
+        list(runs), metrics=metrics, tensors=tensors or None, steps=steps or None, progress=True
+    )
+    if out is None:
+        shown = frame.groupby(["run", "metric", "axis", "step"], dropna=False)["value"].mean()
+        table = shown.unstack("step").reset_index()
+        print(table.to_string(index=False, float_format="{:.3g}".format, na_rep=""))
+    else:
+        _write(frame, out)
+    return 0
+
+
+def plot(
+    runs: Runs,
+    /,
+    figure: str = "ledger",
+    out: Annotated[Path | None, arg(metavar="PATH")] = None,
+    tensors: tuple[str, ...] = (),
+    steps: tuple[int, ...] = (),
+) -> int:
+    """Draw one figure of runs: PNG, SVG, the data as CSV, and the command.
+
+    Args:
+        runs: Folders that hcviz train wrote.
+        figure: Its name in hcviz.plots, for example loss, ledger, cosine, spectrum, blocks.
+        out: Where it goes, without an ending; None: figures/NAME.
+        tensors: Regular expressions of tensor names; none: all, or one up-projection.
+        steps: Steps to show; none: all.
+    """
+    from hcviz import plots
+    from hcviz.runs import Run
+    from hcviz.views import figure as draw
+
+    if not runs:
+        raise HcvizError("Give at least one run folder, for example: hcviz plot runs/demo/*")
+    opened = [Run(path) for path in runs]
+    axes, data = draw(opened, figure, tensors=tensors or None, steps=steps or None, progress=True)
+    written = plots.save(axes, out or Path("figures") / figure, data=data, command=typed_command())
+    print("\n".join(map(str, written.values())))
+    return 0
+
+
+def diff(
+    a: Model,
+    b: Model,
+    /,
+    factors: Annotated[str | None, arg(metavar="AXIS=N,...")] = None,
+    top: int = 20,
+    out: Annotated[Path | None, arg(metavar="PATH")] = None,
+) -> int:
+    """Compare a source with its clone, or a model with itself later, tensor by tensor.
+
+    Says how far each weight moved, relative to its norm, and in which sector: the part that all
+    copies share, or what sets copies apart along R (residual stream), H (heads), N (neurons).
+
+    Args:
+        a: A run (its last step), a checkpoint, a hub id, or nano:NAME.
+        b: Likewise, of the same widths or a clone of a.
+        factors: How b was cloned, for example hidden=2,ffn=2; None: as it says itself, or by the
+            widths.
+        top: How many rows to print, furthest first.
+        out: Also write the whole table there, .csv, .parquet or .json.
+    """
+    import hcviz
+
+    if out is not None:
+        _check_ending(out)
+    frame = hcviz.diff(a, b, factors=_factors(factors) if factors else None)
+    shown = frame.sort_values("moved", ascending=False, kind="stable").head(top)
+    print(shown.drop(columns="layer").to_string(
+        index=False, float_format="{:.3g}".format, na_rep="", justify="left"
+    ))  # fmt: skip
+    print(f"{len(frame)} tensors, {int((frame['moved'] > 0).sum())} of them moved")
+    if out is not None:
+        _write(frame, out)
+    return 0
+
+
+def _factors(text: str) -> dict[str, str]:
+    """Read factors like hidden=2,ffn=3."""
+    from fractions import Fraction
+
+    try:
+        found = (part.split("=") for part in text.split(","))
+        return {axis.strip(): Fraction(value) for axis, value in found}
+    except ValueError as error:
+        raise HcvizError(f"--factors {text}: write it like hidden=2,ffn=2.") from error
+
+
+def _check_ending(out: Path) -> None:
+    if out.suffix not in (".csv", ".parquet", ".json"):
+        raise HcvizError(f"--out {out}: the table goes to a .csv, .parquet or .json file.")
+
+
+def _write(frame, out: Path) -> None:
+    """Write a table by rename, in the form that the ending names."""
+    write = {
+        ".csv": lambda path: frame.to_csv(path, index=False),
+        ".parquet": lambda path: frame.to_parquet(path, index=False),
+        ".json": lambda path: frame.to_json(path, orient="records", double_precision=15),
+    }[out.suffix]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = out.with_name(f".tmp-{out.name}")
+    write(scratch)
+    scratch.replace(out)
+    print(f"{len(frame):,} rows in {out}")

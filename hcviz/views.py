@@ -1,0 +1,108 @@
+"""One figure of runs by its name: measured, or read from what was measured, and drawn."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from hcviz import plots
+from hcviz.errors import HcvizError
+from hcviz.metrics import measure
+from hcviz.runs import Run
+
+FRAMES: dict[str, list[str]] = {
+    "cosine": ["cosine"],
+    "ledger": ["ledger"],
+    "escape": ["ledger"],
+    "sectors": ["sectors"],
+    "sector_spectra": ["sectors.spectrum"],
+    "pairs": ["pairs"],
+    "spectrum": ["spectrum"],
+    "rank": ["effective_rank", "participation", "stable_rank", "rank"],
+    "evolution": ["distance", "turn", "update", "flips"],
+    "histograms": ["histogram"],
+    "activations": ["twins"],
+    "heads": ["heads"],
+    "neurons": ["neurons"],
+    "cka": ["cka"],
+    "lens": ["lens"],
+}
+"""The metrics of every figure that is drawn from a measured table."""
+GRIDS, LOSSES = ("blocks", "antisymmetric"), ("loss", "speedup")
+ONE = ("pairs", "spectrum", "rank", "histograms", "sector_spectra", *GRIDS)
+"""Figures of one weight, an up-projection unless another is named."""
+
+
+def figure_names() -> list[str]:
+    """Return the names that :func:`figure` knows."""
+    return [name for name in plots.__all__ if name in {*FRAMES, *GRIDS, *LOSSES}]
+
+
+def figure(
+    runs: Sequence[Run],
+    name: str,
+    *,
+    tensors: Sequence[str] | None = None,
+    steps: Sequence[int] | None = None,
+    progress: bool = False,
+) -> tuple[Any, pd.DataFrame]:
+    """Draw one figure of runs.
+
+    Args:
+        runs: The arms.
+        name: A figure of ``hcviz.plots``.
+        tensors: Regular expressions of the tensors; None: all, or for figures of one weight the
+            up-projection of a middle layer.
+        steps: Steps to show; None: all.
+        progress: Show a progress bar.
+
+    Returns:
+        The axes, and the table that was drawn.
+
+    Raises:
+        HcvizError: If there is no such figure, or nothing to draw.
+
+    Example:
+        >>> axes, data = figure([Run("runs/demo/symmetric")], "ledger")  # doctest: +SKIP
+    """
+    if name not in figure_names():
+        raise HcvizError(f"There is no figure {name!r}; there are {', '.join(figure_names())}.")
+    draw = getattr(plots, name)
+    if name in LOSSES:
+        data = pd.concat([run.history for run in runs], ignore_index=True)
+        return draw(data), data
+    if name in ONE and tensors is None:
+        ups = [one for one in runs[0].names() if plots.kind(one) == "up-projection"]
+        tensors = [f"^{one}$" for one in (ups or runs[0].names())[len(ups) // 2 :][:1]]
+    if name in GRIDS:
+        [run, *_], chosen = runs, _matching(runs[0], tensors)
+        there = [step for step in run.steps if chosen in run.stored(step)]
+        there = [step for step in there if steps is None or step in steps]
+        grids = {step: run.blocks(chosen, step).double().numpy() for step in there}
+        if not grids:
+            raise HcvizError(f"{run.name} has the steps {run.steps}, none of the asked {steps}.")
+        along = {"along": "read"} if name == "antisymmetric" else {}
+        return draw(grids, name=chosen, steps=_few(there)), plots.matrix_frame(grids, **along)
+    options = {"metrics": FRAMES[name], "tensors": tensors, "steps": steps}
+    data = measure(list(runs), progress=progress, **options)
+    if data.empty:
+        names = ", ".join(run.name for run in runs)
+        raise HcvizError(
+            f"Nothing of {names} is drawn by {name!r}: it needs the copies of a clone."
+        )
+    drawn = {"tensors": None} if name == "rank" else {}
+    return draw(data, **drawn), data
+
+
+def _matching(run: Run, tensors: Sequence[str]) -> str:
+    """Return the first tensor that one of the expressions finds."""
+    found = [name for name in run.names() if any(re.search(t, name) for t in tensors)]
+    if not found:
+        raise HcvizError(f"No tensor of {run.name} matches {list(tensors)!r}.")
+    return found[0]
+
+
+def _few(steps: Sequence[int]) -> list[int]:
+    """Return the first, a middle and the last step."""
+    return sorted({steps[0], steps[len(steps) // 2], steps[-1]})
