@@ -21,7 +21,7 @@ Row = dict[str, Any]
 def table(rows: Iterable[Row]) -> pd.DataFrame:
     """Return rows as the tidy frame that every table of measurements is."""
     frame = pd.DataFrame(rows, columns=COLUMNS)
-    return frame.astype(dict.fromkeys(("layer", "row", "col"), "Int64"))
+    return frame.astype(dict.fromkeys(("layer", "row", "col"), "Int64") | {"axis": object})
 
 
 def read_live(folder: Path) -> pd.DataFrame:

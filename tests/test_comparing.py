@@ -52,8 +52,8 @@ def test_sectors_by_hand(small):
             assert row["moved"] == pytest.approx(size, rel=1e-5)
             for name in ("symmetric", "R", "N"):
                 inside = name == sector or (sector == "both" and name in "RN")
-                expected = size if inside else 0.0
-                assert row[name] == pytest.approx(expected, rel=1e-5, abs=1e-7), (sector, name)
+                expected = size if inside else 0.0  # up to the rounding of w + 0.5 in float32
+                assert row[name] == pytest.approx(expected, rel=1e-5, abs=6e-8 * size), name
         others = by_tensor(hcviz.diff(wide, later)).drop(UP)
         assert others["moved"].eq(0).all()
 

@@ -42,7 +42,7 @@ def test_one_weight_is_an_up_projection_or_the_one_asked_for(run):
 
 
 def test_what_cannot_be_drawn_is_said(run):
-    with pytest.raises(HcvizError, match="no figure 'ledgers'; there are .*ledger"):
+    with pytest.raises(HcvizError, match=r"no figure 'ledgers'; there are .*ledger"):
         figure([run], "ledgers")
     with pytest.raises(HcvizError, match="No tensor of wide matches"):
         figure([run], "blocks", tensors=["nowhere"])
