@@ -6,9 +6,10 @@ import importlib
 import pytest
 
 ROOMS = """
-    documents corpus schedule dropout sources training runs widths escaping
-    metrics._copies metrics._subjects
-    plots._cosine plots._pairs plots._sectors plots._symmetry
+    documents corpus schedule dropout sources training runs widths escaping marchenko
+    metrics._copies metrics._spectra metrics._subjects
+    plots._animate plots._cosine plots._evolution plots._histograms plots._pairs plots._sectors
+    plots._spectra plots._symmetry
 """.split()
 
 

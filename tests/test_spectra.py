@@ -1,7 +1,5 @@
 """Metrics of spectra and their tails: by hand, against scipy, and what copies do to them."""
 
-import doctest
-
 import numpy as np
 import pytest
 import scipy.linalg
@@ -187,10 +185,3 @@ def test_spectrum_top_of_a_small_matrix_is_exact():
     for axis in (None, "bound"):
         found = [r["value"] for r in rows("spectrum.top", weight) if r["axis"] == axis]
         assert found == pytest.approx(exact, rel=1e-10)
-
-
-@pytest.mark.parametrize("room", [marchenko, spectra])
-def test_examples_run(room):
-    result = doctest.testmod(room)
-    assert result.attempted > 0
-    assert result.failed == 0
