@@ -47,6 +47,8 @@ def test_only_the_steps_that_grow_are_fitted():
     assert (row["first"], row["last"]) == (4, 32)
     assert row["rate"] == pytest.approx(np.polyfit([4, 8, 16, 32], [-8, -7, -5, -1], 1)[0])
     assert one(ledger(np.exp(2 * logs)), between=(0, 4))["rate"] < 0
+    slow_then_fast = np.array([-5, -4.9, -4.8, -4.7, -4.6, -8, -5, -1])
+    assert one(ledger(np.exp(2 * slow_then_fast)))["first"] == 16  # by growth, not by length
 
 
 def test_exact_zeros_are_locked_and_the_first_bit_is_not():
