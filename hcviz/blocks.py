@@ -4,12 +4,53 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 
 RESIDUAL, HEADS, NEURONS = "R", "H", "N"
-SYMMETRY = {"hidden": RESIDUAL, "kv_heads": HEADS, "group": HEADS, "ffn": NEURONS}
+SYMMETRY = {
+    "hidden": RESIDUAL,
+    "kv_heads": HEADS,
+    "group": HEADS,
+    "head_dim": HEADS,
+    "ffn": NEURONS,
+    "expert_ffn": NEURONS,
+}
 """The symmetry that the copies of an axis have: residual stream, attention heads, FFN neurons."""
+PADDED = ("hidden",)
+"""Axes whose units have equally many copies: a norm over them would weigh them otherwise. What
+a factor leaves over is padding. Of other axes the first units get one copy more."""
+Factors = Mapping[str, int | Fraction]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Units of one level that have equally many copies: copy c of unit i is at ``c * size + i``."""
+
+    first: int
+    count: int
+    copies: int
+
+
+def spans(axis: str | None, size: int, factors: Factors) -> list[Span]:
+    """Return the stretches of a level by their number of copies; padding is in none of them."""
+    whole, rest = divmod(int(size * factors.get(axis, 1)), size)
+    if not rest or axis in PADDED:
+        return [Span(0, size, whole)]
+    return [Span(0, rest, whole + 1), Span(rest, size - rest, whole)]
+
+
+def wide_level(axis: str | None, size: int, factors: Factors) -> int:
+    """Return the number of units that a level grows to.
+
+    Raises:
+        ValueError: If it is not whole.
+    """
+    wide = size * Fraction(factors.get(axis, 1))
+    if wide.denominator != 1:
+        raise ValueError(f"{axis}: {size} units times {factors[axis]} is no whole number.")
+    return int(wide)
 
 
 @dataclass(frozen=True)
@@ -29,13 +70,13 @@ class Segment:
         """Length in source units."""
         return math.prod(size for _, size in self.levels)
 
-    def copies(self, factors: Mapping[str, int]) -> tuple[int, ...]:
-        """Number of copies of each level that grows."""
+    def copies(self, factors: Factors) -> tuple[int | Fraction, ...]:
+        """Factor of each level that grows."""
         return tuple(factors[axis] for axis, _ in self.levels if factors.get(axis, 1) > 1)
 
-    def wide_size(self, factors: Mapping[str, int]) -> int:
+    def wide_size(self, factors: Factors) -> int:
         """Length in the wide tensor."""
-        return self.size * math.prod(self.copies(factors))
+        return math.prod(wide_level(axis, size, factors) for axis, size in self.levels)
 
     def axes(self) -> tuple[str, ...]:
         """The growing axes, outer first."""
@@ -50,7 +91,7 @@ class Dim:
     """"write" (repeated), "read" (repeated, and the copies share the weight) or "keep"."""
     segments: tuple[Segment, ...]
 
-    def wide_size(self, factors: Mapping[str, int]) -> int:
+    def wide_size(self, factors: Factors) -> int:
         """Length in the wide tensor."""
         return sum(segment.wide_size(factors) for segment in self.segments)
 
@@ -66,12 +107,12 @@ TensorAxes = tuple[Dim, ...]
 """The axis map of one tensor, a :class:`Dim` for each dimension."""
 
 
-def wide_shape(axes: TensorAxes, factors: Mapping[str, int]) -> tuple[int, ...]:
+def wide_shape(axes: TensorAxes, factors: Factors) -> tuple[int, ...]:
     """Return the shape of a tensor after its axes have grown."""
     return tuple(dim.wide_size(factors) for dim in axes)
 
 
-def source_units(axes: TensorAxes, factors: Mapping[str, int]) -> TensorAxes:
+def source_units(axes: TensorAxes, factors: Factors) -> TensorAxes:
     """Return the axes of a wide tensor in the units of its source.
 
     Raises:
@@ -79,12 +120,12 @@ def source_units(axes: TensorAxes, factors: Mapping[str, int]) -> TensorAxes:
     """
 
     def small(axis: str | None, size: int) -> int:
-        factor = factors.get(axis, 1)
-        if size % factor:
+        units = size / Fraction(factors.get(axis, 1))
+        if units.denominator != 1:
             raise ValueError(
-                f"{axis} has {size} units, which is no multiple of the factor {factor}."
+                f"{axis} has {size} units, which is no multiple of the factor {factors[axis]}."
             )
-        return size // factor
+        return int(units)
 
     return tuple(
         Dim(
@@ -121,74 +162,118 @@ class Blocks:
         return self.view.reshape(*copies, self.rows, -1)
 
 
-def pieces(wide: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -> Iterator[Blocks]:
-    """Yield each unfused piece of a wide tensor as :class:`Blocks`; its view can be written to.
+def pieces(
+    tensor: torch.Tensor, axes: TensorAxes, factors: Factors, *, wide: bool = True
+) -> Iterator[Blocks]:
+    """Yield each piece of a tensor as :class:`Blocks`; its view can be written to.
+
+    A piece is one unfused part whose units have equally many copies. Padding is in none of them.
 
     Args:
-        wide: A wide tensor, of shape ``wide_shape(axes, factors)`` (a source's: no factors).
-        axes: Its axis map.
+        tensor: A wide tensor, of shape ``wide_shape(axes, factors)``, or its source's.
+        axes: Its axis map, in units of the source.
         factors: The factor of each axis; axes not named did not grow.
+        wide: Whether it is the wide tensor; the source's pieces come in the same order, without
+            copies.
 
     Raises:
         ValueError: If the tensor's shape is not the one that axes and factors give.
     """
-    expected = wide_shape(axes, factors)
-    if tuple(wide.shape) != expected:
+    grown = factors if wide else {}
+    expected = wide_shape(axes, grown)
+    if tuple(tensor.shape) != expected:
         raise ValueError(
-            f"A tensor of shape {tuple(wide.shape)} does not fit the factors {dict(factors)}, "
+            f"A tensor of shape {tuple(tensor.shape)} does not fit the factors {dict(grown)}, "
             f"which give {expected}. Pass the factors that the clone was made with."
         )
-    starts = [
-        list(itertools.accumulate((s.wide_size(factors) for s in dim.segments), initial=0))
-        for dim in axes
-    ]
-    for choice in itertools.product(*(range(len(dim.segments)) for dim in axes)):
-        piece = wide
-        for d, (dim, number) in enumerate(zip(axes, choice, strict=True)):
-            piece = piece.narrow(d, starts[d][number], dim.segments[number].wide_size(factors))
-        yield _blocks(
-            piece, axes, [dim.segments[n] for dim, n in zip(axes, choice, strict=True)], factors
-        )
+    stretches = [list(_stretches(dim, factors, grown)) for dim in axes]
+    for choice in itertools.product(*stretches):
+        yield _blocks(tensor, axes, choice, copied=wide)
 
 
-def _blocks(piece: torch.Tensor, axes: TensorAxes, segments: list[Segment], factors) -> Blocks:
-    """Split every dimension into copies and levels, and bring the copies to the front."""
-    shape, found = [], []  # found: (group 0..3, axis, position, size) of every level of the view
-    rows = 1
-    for dim, segment in zip(axes, segments, strict=True):
+@dataclass(frozen=True)
+class _Level:
+    """One level of a stretch of a dimension, in a tensor: where its units and copies lie."""
+
+    axis: str | None
+    span: Span
+    step: int
+    """Distance of two units, along the dimension."""
+    lap: int
+    """Distance of two copies of a unit."""
+
+
+def _stretches(dim: Dim, factors: Factors, grown: Factors) -> Iterator[tuple[str, int, list]]:
+    """Yield the label, the start and the levels of every stretch of a dimension."""
+    start = 0
+    for segment in dim.segments:
+        sizes = [wide_level(axis, size, grown) for axis, size in segment.levels]
+        steps = [math.prod(sizes[k + 1 :]) for k in range(len(sizes))]
+        options = [spans(axis, size, factors) for axis, size in segment.levels]
+        for chosen in itertools.product(*options):
+            levels = [
+                _Level(axis, span, step, step * size)
+                for (axis, size), span, step in zip(segment.levels, chosen, steps, strict=True)
+            ]
+            uneven = [f"{s.copies}x" for s, every in zip(chosen, options, strict=True) if every[1:]]
+            label = " ".join([segment.part, *uneven]).strip()
+            yield label, start + sum(level.span.first * level.step for level in levels), levels
+        start += math.prod(sizes)
+
+
+def _blocks(tensor: torch.Tensor, axes: TensorAxes, choice, *, copied: bool) -> Blocks:
+    """View one stretch of every dimension with its copies at the front."""
+    found = []  # (group 0..3, axis, size, stride) of every dimension of the view
+    offset, rows = tensor.storage_offset(), 1
+    for dim, (_, start, levels), stride in zip(axes, choice, tensor.stride(), strict=True):
         reads = dim.role == "read"
-        for axis, size in segment.levels:
-            factor = factors.get(axis, 1) if axis else 1
-            if factor > 1:
-                found.append((1 if reads else 0, axis, len(shape), factor))
-                shape.append(factor)
-            found.append((3 if reads else 2, axis, len(shape), size))
-            shape.append(size)
-            rows *= 1 if reads else size
+        offset += start * stride
+        for level in levels:
+            copies = level.span.copies if copied else 1
+            if copies > 1:
+                found.append((1 if reads else 0, level.axis, copies, level.lap * stride))
+            found.append((3 if reads else 2, level.axis, level.span.count, level.step * stride))
+            rows *= 1 if reads else level.span.count
     found.sort(key=lambda level: level[0])
-    strides, position = [], 0
-    for dim, segment in zip(range(piece.dim()), segments, strict=True):
-        count = len(segment.levels) + len(segment.copies(factors))
-        sizes = shape[position : position + count]
-        inner = [math.prod(sizes[k + 1 :]) for k in range(count)]
-        strides += [piece.stride(dim) * step for step in inner]
-        position += count
-    order = [where for _, _, where, _ in found]
-    view = piece.as_strided(
-        [shape[k] for k in order], [strides[k] for k in order], piece.storage_offset()
-    )
     return Blocks(
-        part="/".join(s.part for s in segments if s.part),
-        view=view,
-        write_copies=tuple(size for kind, _, _, size in found if kind == 0),
-        read_copies=tuple(size for kind, _, _, size in found if kind == 1),
+        part="/".join(label for label, _, _ in choice if label),
+        view=tensor.as_strided(
+            [size for _, _, size, _ in found], [stride for *_, stride in found], offset
+        ),
+        write_copies=tuple(size for kind, _, size, _ in found if kind == 0),
+        read_copies=tuple(size for kind, _, size, _ in found if kind == 1),
         copy_axes=tuple(axis for kind, axis, *_ in found if kind < 2),
         inner_axes=tuple(axis for kind, axis, *_ in found if kind >= 2),
         rows=rows,
     )
 
 
-def grid(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -> torch.Tensor:
+def padding(
+    tensor: torch.Tensor, axes: TensorAxes, factors: Factors
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """Yield, for each dimension with padding: its number, the padding, and the first copy.
+
+    Both are views of the tensor, whole along its other dimensions.
+    """
+    for d, dim in enumerate(axes):
+        start = 0
+        for segment in dim.segments:
+            wide = segment.wide_size(factors)
+            (axis, size), outer = segment.levels[-1], segment.levels[:-1]
+            rest = wide_level(axis, size, factors) % size if axis in PADDED else 0
+            if rest:
+                laps = math.prod(n for _, n in outer)
+                parts = tensor.narrow(d, start, wide).unflatten(d, (laps, wide // laps))
+                length = wide // laps
+                yield (
+                    d,
+                    parts.narrow(d + 1, length - rest, rest),
+                    parts.narrow(d + 1, 0, size),
+                )
+            start += wide
+
+
+def grid(weight: torch.Tensor, axes: TensorAxes, factors: Factors) -> torch.Tensor:
     """Return a wide weight as a grid of source-shaped blocks.
 
     Args:

@@ -9,12 +9,13 @@ import torch
 from accelerate import init_empty_weights
 from transformers import PreTrainedModel
 
-from hcviz.blocks import TensorAxes, pieces, wide_shape
-from hcviz.expansion import Expansion, widen
-from hcviz.growth import assign, match_buffers, recipe_of, scales_of, share_embedding, ties
+from hcviz.blocks import Factors, TensorAxes, pieces, wide_shape
+from hcviz.folding import fold, ties
+from hcviz.growth import assign, match_buffers, recipe_of, share_embedding
 from hcviz.infer import tensors
 from hcviz.layouts import layout
-from hcviz.widths import resized
+from hcviz.segments import Fusing
+from hcviz.widths import parse_factors, resized
 
 
 @torch.no_grad()
@@ -22,7 +23,8 @@ def declone(model: PreTrainedModel) -> tuple[PreTrainedModel, pd.DataFrame]:
     """Project a clone, trained or not, back on its symmetric part.
 
     Copies that are written are averaged and copies that are read are added up: what a symmetric
-    expansion undoes. A clone that is still locked loses nothing and computes what it did.
+    expansion undoes. A clone that is still locked loses nothing and computes what it did. Padding
+    (a factor of the residual stream that is not whole) is dropped, and not counted.
 
     Args:
         model: A clone; ``config.hcviz`` says how it was made.
@@ -42,40 +44,47 @@ def declone(model: PreTrainedModel) -> tuple[PreTrainedModel, pd.DataFrame]:
         (True, 0.0)
     """
     recipe = recipe_of(model)
-    factors = recipe["factors"]
+    factors = parse_factors(recipe["factors"])
     axes = layout(model, factors=factors)
     config = resized(model.config, **{axis: Fraction(1, n) for axis, n in factors.items()})
+    for name, value in recipe.get("changed", {}).items():
+        setattr(config, name, value)
     del config.hcviz
     with init_empty_weights(include_buffers=False):
         small = type(model)(config)
-    found = tensors(model)
-    for name, tensor in found.items():
-        assign(small, name, _project(tensor, axes[name], factors))
+    rows = []
+    for name, tensor in tensors(model).items():
+        part, away, total = _project(tensor, axes[name], factors)
+        rows.append({"tensor": name, "lost": away / total if total else 0.0, "squared_norm": total})
+        assign(small, name, part)
     if ties(model):
         share_embedding(model, small)
     match_buffers(model, small)
-    scales, _ = scales_of(small, axes, factors, "keep", recipe.get("embed_power"))
-    rows = []
+    folding = fold(small, axes, factors, "keep", Fusing(**recipe.get("fusing", {})))
     for name, tensor in tensors(small).items():
-        again = widen(name, tensor, axes[name], factors, Expansion()).double()
-        full = found[name].double()
-        away, total = (full - again).square().sum(), full.square().sum()
-        lost = (away / total).item() if total else 0.0
-        rows.append({"tensor": name, "lost": lost, "squared_norm": total.item()})
-        scale, offset = scales.get(name, (1.0, 0.0))
+        scale, offset = folding.scales.get(name, 1.0), folding.offsets.get(name, 0.0)
         tensor.data = (tensor.data - (scale - 1) * offset) / scale if scale != 1 else tensor.data
     small.generation_config = copy.deepcopy(model.generation_config)
     return small.to(model.device).eval(), pd.DataFrame(rows)
 
 
-def _project(wide: torch.Tensor, axes: TensorAxes, factors) -> torch.Tensor:
-    """Average a tensor over its written copies, after adding up those that are read."""
+def _project(
+    wide: torch.Tensor, axes: TensorAxes, factors: Factors
+) -> tuple[torch.Tensor, float, float]:
+    """Average a tensor over its written copies, after adding up those that are read.
+
+    Returns:
+        The projection, the squared norm that is outside it, and that of the whole.
+    """
     small = torch.empty(wide_shape(axes, {}), dtype=wide.dtype, device=wide.device)
-    for source, large in zip(pieces(small, axes, {}), pieces(wide, axes, factors), strict=True):
+    sources = pieces(small, axes, factors, wide=False)
+    away = total = 0.0
+    for source, large in zip(sources, pieces(wide, axes, factors), strict=True):
         copies = len(large.write_copies) + len(large.read_copies)
-        if copies:
-            total = large.view.double().sum(tuple(range(copies))) / math.prod(large.write_copies)
-            source.view.copy_(total)
-        else:
-            source.view.copy_(large.view)
-    return small
+        mean = large.view.double()
+        mean = mean.mean(tuple(range(copies))) if copies else mean
+        source.view.copy_(mean * math.prod(large.read_copies))
+        rounded = source.view.double() / math.prod(large.read_copies)
+        away += (large.view.double() - rounded.to(wide.dtype).double()).square().sum().item()
+        total += large.view.double().square().sum().item()
+    return small, away, total

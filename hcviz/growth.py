@@ -9,23 +9,31 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hcviz.blocks import Dim, TensorAxes, wide_shape
+from hcviz.blocks import Dim, Factors, TensorAxes, wide_shape
 from hcviz.errors import CloneError
-from hcviz.expansion import Expansion, widen
-from hcviz.families import family_of
+from hcviz.expansion import PARTS, Expansion, finds, widen
+from hcviz.folding import Folding, embedding_name, eps_fields, fold, ties
 from hcviz.infer import tensors
+from hcviz.rotary import rotary_fields
+from hcviz.segments import Fusing
 from hcviz.widths import resized
 
 
-def recipe(factors: Mapping[str, int], form: Expansion, config) -> dict:
-    """Return what a clone's configuration says of its making, JSON-ready."""
-    return {
-        "factors": dict(factors),
-        "expansion": form.form,
-        "snr_db": form.snr_db,
-        "seed": form.seed,
-        "source": getattr(config, "_name_or_path", "") or None,
-    }
+def recipe(factors: Factors, form: Expansion, fusing: Fusing, config, changed: dict) -> dict:
+    """Return what a clone's configuration says of its making, JSON-ready.
+
+    Args:
+        factors: The factor of each axis.
+        form: The expansion.
+        fusing: What was found out about the layout.
+        config: The source's configuration.
+        changed: Fields of it, other than widths, that the clone has otherwise, with the old values.
+    """
+    written = {axis: n if isinstance(n, int) else str(n) for axis, n in factors.items()}
+    source = getattr(config, "_name_or_path", "") or None
+    extra = {"fusing": fusing.to_dict(), "changed": changed}
+    kept = {key: value for key, value in extra.items() if value}
+    return {"factors": written, **form.to_dict(), "source": source, **kept}
 
 
 def recipe_of(model: PreTrainedModel) -> dict:
@@ -43,12 +51,6 @@ def recipe_of(model: PreTrainedModel) -> dict:
     return found
 
 
-def ties(model: PreTrainedModel) -> bool:
-    """Tell whether the output head is the input embedding."""
-    head = model.get_output_embeddings()
-    return head is not None and head.weight is model.get_input_embeddings().weight
-
-
 @dataclass(frozen=True)
 class Plan:
     """What becomes of every tensor of a source, known from its structure, without its weights."""
@@ -56,33 +58,38 @@ class Plan:
     config: PreTrainedConfig
     """The clone's configuration."""
     axes: Mapping[str, TensorAxes]
-    factors: Mapping[str, int]
+    factors: Factors
     form: Expansion
-    scales: Mapping[str, tuple[float, float]]
-    """Folded constants by name: a factor, and what the model adds to a norm's gain."""
-    head: str | None
-    """The name of the head that the clone gets for itself; its source is the tied embedding."""
+    folding: Folding
+    """Constants by name, and the head that the clone gets for itself."""
     embedding: str
     """The name of the input embedding."""
 
+    @property
+    def head(self) -> str | None:
+        """The name of the head that the clone gets for itself; its source is the embedding."""
+        return self.folding.head
+
     def widened(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """Return one tensor of the clone, given the source's (the embedding for :attr:`head`)."""
+        scale = self.folding.scales.get(name, 1.0)
         if name == self.head:
             index, write = self.axes[self.embedding]
             axes = (Dim("write", index.segments), Dim("read", write.segments))
-            return widen(name, tensor, axes, self.factors, self.form)
-        scale, offset = self.scales.get(name, (1.0, 0.0))
-        wide = widen(name, tensor, self.axes[name], self.factors, self.form, scale)
-        return wide + (scale - 1) * offset if offset and scale != 1 else wide
+            return widen(name, tensor, axes, self.factors, self.form, scale)
+        offset = self.folding.offsets.get(name, 0.0) if scale != 1 else 0.0
+        fill = self.folding.fills.get(name, "zero")
+        wide = widen(name, tensor, self.axes[name], self.factors, self.form, scale, fill)
+        return wide + (scale - 1) * offset if offset else wide
 
 
 def plan(
     source: PreTrainedModel,
     axes: Mapping[str, TensorAxes],
-    factors: Mapping[str, int],
+    factors: Factors,
     form: Expansion,
     tie: str,
-    embed_power: float | None = None,
+    fusing: Fusing,
 ) -> Plan:
     """Decide what becomes of every tensor of a source.
 
@@ -92,28 +99,42 @@ def plan(
         factors: The factor of each axis.
         form: The expansion.
         tie: ``keep`` or ``untie``.
-        embed_power: The model multiplies its embeddings by ``hidden_size ** embed_power``; None:
-            as its family does.
+        fusing: What was found out about the layout.
 
     Raises:
-        CloneError: If the model is tied otherwise than its configuration says.
+        CloneError: If the model is tied otherwise than its configuration says, a rule of the
+            expansion finds no tensor, or the head size cannot grow under its positions.
     """
-    config = resized(source.config, **factors)
-    config.hcviz = recipe(factors, form, source.config)
-    if embed_power is not None:
-        config.hcviz["embed_power"] = embed_power
-    scales, head = scales_of(source, axes, factors, tie, embed_power)
+    folding = fold(source, axes, factors, tie, fusing)
     odd = sorted(tensors(source).keys() ^ axes.keys())
-    if odd and head is None:
+    if odd and folding.head is None:
         raise CloneError(
             f"{odd[0]} is only in one of the model and the model that its configuration describes. "
             "If the output head was tied or untied by hand, set "
             f"model.config.tie_word_embeddings={ties(source)}."
         )
-    if head is not None:
+    _check_rules(form, axes)
+    config = resized(source.config, **factors)
+    new = {**rotary_fields(source.config, factors), **eps_fields(source.config, factors, fusing)}
+    for name, value in new.items():
+        setattr(config, name, value)
+    old = {name: copy.deepcopy(getattr(source.config, name)) for name in new}
+    config.hcviz = recipe(factors, form, fusing, source.config, old)
+    if folding.head is not None:
         config.tie_word_embeddings = False
     config.dtype = source.dtype
-    return Plan(config, axes, factors, form, scales, head, embedding_name(source))
+    return Plan(config, axes, factors, form, folding, embedding_name(source))
+
+
+def _check_rules(form: Expansion, axes: Mapping[str, TensorAxes]) -> None:
+    """Refuse a rule that finds nothing: it is a slip of the pen."""
+    for key, _ in form.rules:
+        if not any(finds(key, name, dims) for name, dims in axes.items()):
+            raise CloneError(
+                f"expansion: {key!r} finds no tensor of this model. It is a part "
+                f"({', '.join(PARTS)}) or a regular expression over names such as "
+                f"{', '.join(list(axes)[1:4])}."
+            )
 
 
 @torch.no_grad()
@@ -167,39 +188,6 @@ def check_shapes(plan: Plan, found, expected, model_class: type) -> None:
             )
 
 
-def scales_of(source, axes, factors, tie, embed_power):
-    """Return the folded constants ``{name: (scale, offset of the gain)}`` and a new head's name.
-
-    A model that multiplies embeddings by hidden**p gets them divided by n**p. A tied head reads n
-    copies of what it would read once; the final norm's gain (and bias) takes its 1/n.
-    """
-    family, n = family_of(source.config), factors["hidden"]
-    embed_name = embedding_name(source)
-    reads_hidden = any(s.axes() == ("hidden",) for dim in axes[embed_name] for s in dim.segments)
-    if n == 1 or not reads_hidden:
-        return {}, f"{_head_path(source)}.weight" if tie == "untie" and ties(source) else None
-    power = family.embed_power if embed_power is None else embed_power
-    rounded = embed_power is None
-    multiplier = [_multiplier(source, power, width, rounded=rounded) for width in (1, n)]
-    embed_scale = multiplier[0] / multiplier[1]
-    scales = {embed_name: (embed_scale, 0.0)} if power else {}
-    if not ties(source):
-        return scales, None
-    norm = final_norm(source, axes)
-    if tie == "keep" and norm:
-        for name in norm:
-            offset = family.norm_offset if name.endswith("weight") else 0.0
-            scales[name] = (1 / (n * embed_scale), offset)
-        return scales, None
-    return scales, f"{_head_path(source)}.weight"
-
-
-def _multiplier(source, power: float, factor: int, *, rounded: bool) -> float:
-    """Return the multiplier of a model's embeddings; a listed family keeps it in its own dtype."""
-    exact = (source.config.hidden_size * factor) ** power
-    return torch.tensor(exact, dtype=torch.float32).to(source.dtype).item() if rounded else exact
-
-
 def match_buffers(source, other) -> None:
     """Cast a model's buffers (rotary tables, constants) to the dtypes that the source has."""
     kinds = {name: buffer.dtype for name, buffer in source.named_buffers()}
@@ -213,35 +201,6 @@ def share_embedding(source, wide) -> None:
     table = wide.get_parameter(embedding_name(source))
     wide.get_input_embeddings().weight = wide.get_output_embeddings().weight = table
     wide.tie_weights()
-
-
-def embedding_name(source) -> str:
-    """Return the input embedding's name among a model's tensors; a tied head may come first."""
-    table = source.get_input_embeddings().weight
-    return next(name for name, tensor in tensors(source).items() if tensor is table)
-
-
-def _head_path(source) -> str:
-    """Return the path of the output head."""
-    return next(p for p, m in source.named_modules() if m is source.get_output_embeddings())
-
-
-def final_norm(source, axes) -> list[str]:
-    """Return the names of the final norm's gain and bias: the last norm outside the layers."""
-    found = [
-        path
-        for path, module in source.named_modules()
-        if not any(part.isdigit() or "emb" in part.lower() for part in path.split("."))
-        and getattr(module, "weight", None) is not None
-        and module.weight.dim() == 1
-        and axes[f"{path}.weight"][0].segments[0].axes() == ("hidden",)
-    ]
-    if not found:
-        return []
-    above = _head_path(source).rpartition(".")[0]
-    own = [path for path in found if above and path.startswith(f"{above}.")]  # a head with a norm
-    last = (own or found)[-1]
-    return [f"{last}.{part}" for part in ("weight", "bias") if f"{last}.{part}" in axes]
 
 
 def assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:

@@ -87,6 +87,7 @@ def infer(config, model_class, fusing: Fusing) -> dict[str, TensorAxes]:
                     size=size,
                     fusing=fusing,
                     heads=inside and (role == "read") == (path in outputs),
+                    attends=ATTENTION.search(attends) is not None,
                 ),
             )
             for d, role in enumerate(roles)
@@ -124,7 +125,7 @@ def _probes(config, model_class, names) -> dict[str, dict[str, tuple[int, ...]]]
     else:
         found["hidden"] = growth(hidden=2)
     for field in widths(config).ffn:
-        found[f"ffn:{field}"] = growth(ffn=2, only_ffn_field=field)
+        found[f"ffn:{field}"] = growth(ffn=2, expert_ffn=2, only_ffn_field=field)
     empty = {name: (0,) * tensor.dim() for name, tensor in names.items()}
     return {probe: {**empty, **grown} if grown else {} for probe, grown in found.items()}
 

@@ -1,16 +1,15 @@
 """layout(): which axes every tensor of a model has, written and read."""
 
-from collections.abc import Mapping
-
 import pandas as pd
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from hcviz.blocks import source_units
+from hcviz.blocks import Factors, source_units
 from hcviz.errors import CloneError
 from hcviz.expansion import Expansion
 from hcviz.infer import infer
+from hcviz.segments import Fusing
 from hcviz.twin import resolve_fusing
-from hcviz.widths import resolve_factors
+from hcviz.widths import parse_factors, resolve_factors
 
 
 class Layout(dict):
@@ -25,9 +24,7 @@ class Layout(dict):
         return self.to_frame().to_string(index=False)
 
 
-def layout(
-    model: PreTrainedModel | PreTrainedConfig, *, factors: Mapping[str, int] | None = None
-) -> Layout:
+def layout(model: PreTrainedModel | PreTrainedConfig, *, factors: Factors | None = None) -> Layout:
     """Return the axes of every tensor of a causal language model, read off its architecture.
 
     Args:
@@ -57,7 +54,12 @@ def layout(
                 f"{type(model).__name__}. Pass such a model or its configuration."
             )
         config, model_class = model, classes[type(model)]
-    probe = resolve_factors(config)
-    fusing = resolve_fusing(config, model_class, probe, Expansion(), "keep", check=False)
+    known = (getattr(config, "hcviz", None) or {}).get("fusing")
+    if known:
+        fusing = Fusing(**known)
+    else:
+        probe = resolve_factors(config)
+        fusing = resolve_fusing(config, model_class, probe, Expansion(), "keep", check=False)
+    grown = parse_factors(factors or {})
     axes = infer(config, model_class, fusing)
-    return Layout({name: source_units(dims, factors or {}) for name, dims in axes.items()})
+    return Layout({name: source_units(dims, grown) for name, dims in axes.items()})

@@ -2,18 +2,19 @@
 
 import copy
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
 
-from hcviz.blocks import TensorAxes
+from hcviz.blocks import Factors, TensorAxes
 from hcviz.errors import HcvizError
 from hcviz.expansion import Expansion, widen
 from hcviz.families import family_of
-from hcviz.growth import final_norm, recipe_of, ties
+from hcviz.folding import final_norm, ties
+from hcviz.growth import recipe_of
 from hcviz.layouts import layout
+from hcviz.widths import parse_factors
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,19 @@ def copies(model: PreTrainedModel) -> dict[str, Copies]:
     """
     recipe = recipe_of(model)
     family = family_of(model.config)
-    if family.embed_power or family.norm_offset or recipe.get("embed_power"):
+    if family.embed_power or family.norm_offset or recipe.get("fusing", {}).get("embed_power"):
         raise HcvizError(
             f"{type(model).__name__} multiplies its embeddings by a constant of its width, or adds "
             "one to its gains; weight decay then acts otherwise on a clone. Lockstep does not "
             "cover it; choose a family without (Llama, GPT-NeoX, OPT, OLMo, Qwen, Phi)."
         )
-    factors = recipe["factors"]
+    factors = parse_factors(recipe["factors"])
+    if factors["head_dim"] > 1 or any(not isinstance(n, int) for n in factors.values()):
+        raise HcvizError(
+            f"Lockstep needs whole factors and heads of unchanged size, and this clone has "
+            f"{recipe['factors']}: its units have unequal numbers of copies, or constants folded "
+            "into queries and keys, and one learning rate a tensor cannot serve them."
+        )
     axes = layout(model, factors=factors)
     names = [name for name, _ in model.named_parameters()]
     found = {name: _copies(name, axes[name], factors) for name in names}
@@ -52,7 +59,7 @@ def copies(model: PreTrainedModel) -> dict[str, Copies]:
     return found
 
 
-def _copies(name: str, axes: TensorAxes, factors: Mapping[str, int]) -> Copies:
+def _copies(name: str, axes: TensorAxes, factors: Factors) -> Copies:
     """Count the copies of one tensor."""
     counts = {"write": 1, "read": 1}
     for dim in axes:
@@ -140,7 +147,7 @@ def grow_optimizer(
     """
     counts = copies(clone)
     axes = layout(source)
-    factors = clone.config.hcviz["factors"]
+    factors = parse_factors(clone.config.hcviz["factors"])
     for name, parameter in source.named_parameters():
         state, reads = {}, _copies(name, axes[name], factors).read  # widen() shares over these
         for key, value in optimizer.state.get(parameter, {}).items():

@@ -226,7 +226,8 @@ class Run:
 
     @cached_property
     def _asked(self) -> dict[str, Any] | None:
-        from hcviz.widths import factors_between, resolve_factors
+        from hcviz.targets import factors_between
+        from hcviz.widths import resolve_factors
 
         asked = self._info or {}
         if asked.get("asked"):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hcviz.blocks import Segment
 from hcviz.errors import CloneError
-from hcviz.widths import Widths
+from hcviz.widths import Widths, axis_of
 
 FUSED_NAMES = {3: "qkv", 2: "gate/up"}
 
@@ -20,10 +20,33 @@ class Fusing:
     """The same of fused FFN matrices; interleaved neuron by neuron."""
     embed_power: float | None = None
     """The model multiplies its embeddings by ``hidden_size ** embed_power``; None: see family."""
+    head: str = ""
+    """How the units of a head pair up under rotary positions, if heads are to grow in size:
+    ``half`` (unit j turns with j + d/2), ``interleaved`` (2j with 2j + 1), ``plain`` (no pairs)."""
+    head_power: float = 0.25
+    """Queries and keys of heads n times as wide shrink by ``n ** -head_power`` each: 1/4 where dot
+    products are divided by the root of the head size, 1/2 where the divisor is constant."""
+    pad: str = "zero"
+    """What padding of the residual stream holds: ``zero``, or the ``mean`` under LayerNorm."""
+    carry: str = "norm"
+    """What makes up for padding, which lowers the mean square that a norm divides by: ``norm``
+    (gains, and eps in the configuration), ``stream`` (gains, and all that is written to it, where
+    eps is not to be had) or ``readers`` (what reads it, where norms have no gain)."""
+
+    def to_dict(self) -> dict:
+        """Return what differs from the defaults, JSON-ready."""
+        return {k: v for k, v in vars(self).items() if v != getattr(type(self), k)}
 
 
 def segments(
-    name: str, length: int, growth: Mapping[str, int], size: Widths, fusing: Fusing, heads: bool
+    name: str,
+    length: int,
+    growth: Mapping[str, int],
+    size: Widths,
+    fusing: Fusing,
+    *,
+    heads: bool,
+    attends: bool,
 ) -> tuple[Segment, ...]:
     """Turn the growth of one dimension under each probe into its segments.
 
@@ -34,11 +57,14 @@ def segments(
         size: The widths of the model.
         fusing: How fused matrices are laid out.
         heads: The dimension holds heads, of a family whose heads grow with the hidden size.
+        attends: The tensor is part of an attention.
 
     Raises:
         CloneError: If this growth is of no known kind.
     """
     grown = {probe: step for probe, step in growth.items() if step}
+    if not grown and attends and length == size.head_dim:  # a norm of each head
+        return (Segment(_head_units(length, fusing.head)),)
     if not grown:
         return (Segment(((None, length),)),)
     if set(grown) == {"hidden"} and heads:
@@ -55,15 +81,18 @@ def segments(
     if set(grown) == {"hidden"}:
         return (_pure(name, length, size.hidden, (("hidden", size.hidden),), fusing.ffn),)
     if len(grown) == 1 and next(iter(grown)).startswith("ffn:"):
-        unit = size.ffn[next(iter(grown)).removeprefix("ffn:")]
-        return (_pure(name, length, unit, (("ffn", unit),), fusing.ffn),)
+        field = next(iter(grown)).removeprefix("ffn:")
+        unit = size.ffn[field]
+        return (_pure(name, length, unit, ((axis_of(field), unit),), fusing.ffn),)
     if set(grown) == {"heads"} and grown["heads"] == length:  # keys or values
         return (_head_segment(name, length, size, fusing, grouped=False),)
     if set(grown) == {"heads", "query"} and grown["heads"] == grown["query"] == length:
         return (_head_segment(name, length, size, fusing, grouped=True),)
     if set(grown) == {"heads", "query"} and grown["heads"] == length:  # fused query, key and value
         query, rest = grown["query"], length - grown["query"]
-        key = Segment((("kv_heads", size.kv_heads), (None, rest // 2 // size.kv_heads)), "k")
+        units = rest // 2 // size.kv_heads
+        inner = _head_units(units, fusing.head if units == size.head_dim else "")
+        key = Segment((("kv_heads", size.kv_heads), *inner), "k")
         first = _head_segment(name, query, size, fusing, grouped=True).levels
         return (Segment(first, "q"), key, Segment(key.levels, "v"))
     raise CloneError(
@@ -92,20 +121,35 @@ def _head_segment(
     )
     if grouped and size.group == 1:
         levels = (("kv_heads", heads), ("group", 1))
+    units = _head_units(size.head_dim, fusing.head)
     if length % heads:
         raise CloneError(
             f"{name} grows with the heads, but is not a multiple of their number {heads}."
         )
     if size.head_blocks > 1:
         count = length // (heads * size.head_dim)
-        inside = (("kv_heads", heads // size.head_blocks), (None, size.head_dim))
+        inside = (("kv_heads", heads // size.head_blocks), *units)
         parts = ((None, count),) if count > 1 else ()
         return Segment(((None, size.head_blocks), *parts, *inside), FUSED_NAMES.get(count, ""))
     each = length // heads
     count, rest = divmod(each, size.head_dim)
-    if rest or count <= 1 or fusing.attention == "interleaved":
-        part = FUSED_NAMES.get(count, "") if count > 1 and not rest else ""
-        return Segment((*levels, (None, each)), part)
-    return Segment(
-        ((None, count), *levels, (None, size.head_dim)), FUSED_NAMES.get(count, f"{count} parts")
-    )
+    if rest:
+        return Segment((*levels, (None, each)))
+    if count == 1:
+        return Segment((*levels, *units))
+    part = FUSED_NAMES.get(count, f"{count} parts")
+    if fusing.attention == "stacked":
+        return Segment(((None, count), *levels, *units), part)
+    inner = ((None, count), *units) if fusing.head else ((None, each),)
+    return Segment((*levels, *inner), part if count in FUSED_NAMES else "")
+
+
+def _head_units(size: int, pairing: str) -> tuple[tuple[str | None, int], ...]:
+    """Return the levels of one head's units."""
+    if not pairing:
+        return ((None, size),)
+    if pairing == "plain" or size % 2:
+        return (("head_dim", size),)
+    if pairing == "half":
+        return ((None, 2), ("head_dim", size // 2))
+    return (("head_dim", size // 2), (None, 2))

@@ -4,24 +4,31 @@ import contextlib
 import copy
 import itertools
 import json
+import math
 from collections.abc import Mapping
+from fractions import Fraction
 
 import torch
 from torch import nn
 
-from hcviz.blocks import TensorAxes
+from hcviz.blocks import Factors, TensorAxes
 from hcviz.errors import CloneError
 from hcviz.expansion import Expansion
 from hcviz.faithful import faithful
 from hcviz.families import family_of
 from hcviz.growth import grow, plan
-from hcviz.infer import Fusing, infer, meta_model
+from hcviz.infer import infer, meta_model
 from hcviz.precision import TrueFloat64
-from hcviz.widths import resolve_factors, widths
+from hcviz.rotary import turns
+from hcviz.segments import Fusing
+from hcviz.widths import axis_of, resolve_factors, widths
 
 TOLERANCE = 1e-9
 """Largest relative logit error of a twin in true float64. Exact layouts stay below 1e-12, and wrong
 ones are off by the size of the logits. The gap is for what a model computes in float32."""
+ROTARY_TOLERANCE = 1e-5
+"""The same for heads that grow in size: their frequencies are float32 in every model. A frequency
+is off by a few 2^-24 of itself, the angle at position 12 by a few 1e-6."""
 LARGEST = 2e8
 """Parameters of the largest twin that is tried: in float64, with its clone, 8 GB."""
 SMALLER = {
@@ -79,7 +86,7 @@ def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def twin_error(
-    config, model_class, fusing: Fusing, factors: Mapping[str, int], form: Expansion, tie: str
+    config, model_class, fusing: Fusing, factors: Factors, form: Expansion, tie: str
 ) -> float:
     """Clone the twin and return its relative logit error.
 
@@ -87,13 +94,13 @@ def twin_error(
         config: The twin's configuration.
         model_class: Its class.
         fusing: The hypothesis on fused matrices.
-        factors: The factor of each axis.
+        factors: The factor of each axis, of those that the twin's units allow.
         form: The expansion.
         tie: ``keep`` or ``untie``.
     """
     twin = random_twin(config, model_class)
     axes = infer(twin.config, model_class, fusing)
-    clone = grow(twin, plan(twin, axes, factors, form, tie, fusing.embed_power))
+    clone = grow(twin, plan(twin, axes, factors, form, tie, fusing))
     if clone.num_parameters() == twin.num_parameters():
         raise CloneError(f"{model_class.__name__} has no width that {dict(factors)} would grow.")
     loop_over_experts(clone)
@@ -105,10 +112,36 @@ def twin_error(
         return relative_error(twin(input_ids=ids).logits, clone(input_ids=ids).logits)
 
 
+def twin_factors(tiny, factors: Factors) -> dict[str, int | Fraction]:
+    """Return the factors nearest to a call's that the twin's few units allow.
+
+    Whole factors stay, one that is not whole stays so, and the residual stream grows with the heads
+    if it did.
+    """
+    size = widths(tiny)
+    units = {"hidden": [size.hidden], "ffn": [], "expert_ffn": [], "kv_heads": [size.kv_heads]}
+    units |= {"group": [size.group], "head_dim": []}
+    for name, count in size.ffn.items():
+        units[axis_of(name)].append(count)
+    result = {}
+    for axis, value in factors.items():
+        step = math.gcd(*units[axis])
+        if isinstance(value, int) or not step:
+            result[axis] = value
+            continue
+        low, high = math.floor(value) * step + 1, math.ceil(value) * step - 1
+        result[axis] = Fraction(min(max(round(value * step), low), high), step)
+    heads = Fraction(result["kv_heads"]) * result["group"] * result["head_dim"]
+    together = factors["hidden"] == factors["kv_heads"] * factors["group"] * factors["head_dim"]
+    if together and (size.hidden * heads).denominator == 1:
+        result["hidden"] = int(heads) if heads.denominator == 1 else heads
+    return result
+
+
 def resolve_fusing(
     config,
     model_class,
-    factors: Mapping[str, int],
+    factors: Factors,
     form: Expansion,
     tie: str,
     *,
@@ -164,26 +197,43 @@ def what_works(config, model_class) -> list[str]:
 def _search(config, model_class, factors, form: Expansion, tie: str, check: bool) -> Fusing:
     """Return the first hypothesis whose twin is exact."""
     tiny = faithful(config, model_class)
-    hypotheses = _hypotheses(tiny, infer(tiny, model_class, Fusing()))
+    hypotheses = _hypotheses(tiny, infer(tiny, model_class, Fusing()), factors)
     plain = len({(fusing.attention, fusing.ffn) for fusing in hypotheses}) == 1
-    if plain and not check:
+    if plain and not check and factors["head_dim"] == 1 and isinstance(factors["hidden"], int):
         return hypotheses[0]
-    errors = []
+    allowed = ROTARY_TOLERANCE if factors["head_dim"] > 1 and turns(config) else TOLERANCE
+    near, errors = twin_factors(tiny, factors), []
     for fusing in hypotheses:
-        errors.append(twin_error(tiny, model_class, fusing, factors, form, tie))
-        if errors[-1] <= TOLERANCE:
+        errors.append(twin_error(tiny, model_class, fusing, near, form, tie))
+        if errors[-1] <= allowed:
             return fusing
     size, stuck = widths(config), family_of(config).stuck
     raise CloneError(
         f"A tiny random twin of this {config.model_type} configuration (hidden_size {size.hidden}, "
         f"{size.heads} heads) does not compute what its source does: relative logit error "
-        f"{', '.join(f'{error:.1e}' for error in errors)}, allowed {TOLERANCE:.0e}. "
-        f"{stuck or 'The layout is not known'}; no clone was made."
+        f"{', '.join(f'{error:.1e}' for error in errors)}, allowed {allowed:.0e}. "
+        f"{stuck or _advice(factors)}; no clone was made."
     )
 
 
-def _hypotheses(config, axes: Mapping[str, TensorAxes]) -> list[Fusing]:
-    """List what to try: both layouts of what is fused, then with embeddings times sqrt(hidden)."""
+def _advice(factors: Factors) -> str:
+    """Say what a failed twin probably means, and what to try."""
+    if factors["head_dim"] > 1:
+        return "Its heads cannot grow in size this way: leave head_dim out"
+    heads = not all(isinstance(factors[axis], int) for axis in ("kv_heads", "group"))
+    if heads or not isinstance(factors["hidden"], int):
+        padded = "its norms do not allow a padded residual stream"
+        uneven = "something in it weighs all heads alike, such as a norm over them"
+        either = f"Either {padded}, or {uneven}" if heads else padded.capitalize()
+        return f"{either}: choose a whole factor of hidden, or hidden=1, heads=1 and grow ffn"
+    return "The layout is not known"
+
+
+def _hypotheses(config, axes: Mapping[str, TensorAxes], factors: Factors) -> list[Fusing]:
+    """List what to try: both layouts of what is fused, then with embeddings times sqrt(hidden).
+
+    Wider heads and a padded residual stream have questions of their own.
+    """
     fused = {"attention": False, "ffn": False}
     for dims in axes.values():
         for segment in (s for dim in dims for s in dim.segments):
@@ -194,5 +244,13 @@ def _hypotheses(config, axes: Mapping[str, TensorAxes]) -> list[Fusing]:
         ("stacked", "interleaved") if fused[kind] else ("stacked",) for kind in ("attention", "ffn")
     ]
     powers = (None,) if family_of(config).embed_power else (None, 0.5)
-    layouts = list(itertools.product(*options))
-    return [Fusing(*layout, power) for power in powers for layout in layouts]
+    heads, pads = [("", 0.25)], [("zero", "norm")]
+    if factors["head_dim"] > 1:
+        pairings = ("half", "interleaved") if turns(config) else ("plain",)
+        heads = list(itertools.product(pairings, (0.25, 0.5)))
+    if not isinstance(factors["hidden"], int):
+        pads = list(itertools.product(("zero", "mean"), ("norm", "stream", "readers")))
+    choices = itertools.product(powers, pads, heads, *options)
+    return [
+        Fusing(attention, ffn, power, *head, *pad) for power, pad, head, attention, ffn in choices
+    ]

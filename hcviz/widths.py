@@ -2,11 +2,10 @@
 
 import copy
 import inspect
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from numbers import Rational, Real
+from numbers import Real
 
 from hcviz.errors import CloneError
 from hcviz.families import family_of
@@ -25,8 +24,16 @@ FFN_FIELDS = (
 KV_FIELDS = ("num_key_value_heads", "num_kv_heads", "attn_config.kv_n_heads")
 """The names under which they keep the number of key/value heads."""
 
-AXES = ("hidden", "ffn", "kv_heads", "group", "head_dim")
+EXPERT_FIELDS = ("moe_intermediate_size",)
+"""Those of them that are the inner width of experts beside other FFNs: an axis of their own."""
+
+AXES = ("hidden", "ffn", "expert_ffn", "kv_heads", "group", "head_dim")
 """The axes that can grow. ``group``: query heads per key/value head; heads = kv_heads x group."""
+
+
+def axis_of(field: str) -> str:
+    """Return the axis whose units an FFN field counts."""
+    return "expert_ffn" if field in EXPERT_FIELDS else "ffn"
 
 
 @dataclass(frozen=True)
@@ -122,101 +129,118 @@ def _no_widths(config, hidden, heads) -> str:
     )
 
 
-def whole(name: str, value: Real | None, default: int | None = None) -> int:
-    """Return a factor as a whole number of copies, or say why it is none.
+def factor_of(name: str, value: Real | str | None, default=None) -> int | Fraction:
+    """Return a factor as an exact number of at least one, or say why it is none.
 
     Raises:
-        CloneError: If ``value`` is not a whole number of at least one.
+        CloneError: If it is no number, or smaller than one.
     """
     if value is None and default is not None:
         return default
-    number = isinstance(value, Rational | float) and math.isfinite(value)
-    fraction = Fraction(value) if number else None
-    if isinstance(value, bool) or fraction is None or fraction.denominator != 1 or fraction < 1:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = Fraction(str(value))  # 1.1 means 11/10, not its float
+    except (TypeError, ValueError, ZeroDivisionError):
+        number = None
+    if number is None or number < 1:
         raise CloneError(
-            f"{name}={value!r}: a factor is a whole number of copies (1, 2, 3, ...). "
-            f"Choose {name}={max(1, round(float(value))) if fraction else 2}."
+            f"{name}={value!r}: a factor is a number of at least 1, such as 2, 3 or 1.5. "
+            "A clone is wider than its source; hcviz.declone goes back."
         )
-    return int(fraction)
+    return int(number) if number.denominator == 1 else number
+
+
+def parse_factors(written: Mapping[str, int | str]) -> dict[str, int | Fraction]:
+    """Return the factors that a recipe tells, exactly; JSON has no fractions."""
+    return {axis: factor_of(axis, value) for axis, value in written.items()}
 
 
 def resolve_factors(
-    config, *, hidden=2, ffn=None, heads=None, kv_heads=None, head_dim=1
-) -> dict[str, int]:
+    config, *, hidden=2, ffn=None, expert_ffn=None, heads=None, kv_heads=None, head_dim=1
+) -> dict[str, int | Fraction]:
     """Turn the factors of a call into one factor per axis.
 
     Args:
         config: The source's configuration.
         hidden: Factor of the residual stream.
         ffn: Factor of the FFN neurons; as ``hidden`` if None.
+        expert_ffn: Factor of the experts' inner width, where it is a field of its own; as ``ffn``
+            if None.
         heads: Factor of the number of query heads; ``hidden / head_dim`` if None.
         kv_heads: Factor of the key/value heads; as ``heads`` if None, but one key/value head stays
             one.
-        head_dim: Factor of the head size.
+        head_dim: Factor of the head size, a whole number.
 
     Returns:
-        A factor for each of :data:`AXES`.
+        A factor for each of :data:`AXES`, an int where it is whole.
 
     Raises:
-        CloneError: If a factor is not whole, or the factors do not fit each other.
+        CloneError: If a factor gives no whole number of units, or the factors do not fit.
     """
     size = widths(config)
-    hidden = whole("hidden", hidden)
-    ffn = whole("ffn", ffn, hidden)
-    head_dim = whole("head_dim", head_dim, 1)
-    if head_dim != 1:
+    hidden = factor_of("hidden", hidden)
+    ffn = factor_of("ffn", ffn, hidden)
+    head_dim = factor_of("head_dim", head_dim, 1)
+    if not isinstance(head_dim, int):
+        raise CloneError(f"head_dim={head_dim}: heads grow by whole numbers. Use head_dim=2.")
+    heads = factor_of("heads", heads, max(_tidy(Fraction(hidden) / head_dim), 1))
+    single = size.kv_heads == 1 < size.heads
+    kv_heads = factor_of("kv_heads", kv_heads, 1 if single else heads)
+    group = _tidy(Fraction(heads) / kv_heads)
+    if max(hidden, ffn, heads, head_dim, factor_of("expert_ffn", expert_ffn, 1)) == 1:
         raise CloneError(
-            f"head_dim={head_dim}: wider heads are not supported, only more of them. "
-            f"Use head_dim=1 and heads={hidden}."
+            "Every factor is 1, so nothing grows. Give hidden, ffn, heads or head_dim above 1."
         )
-    heads = whole("heads", heads, hidden)
-    kv_heads = whole("kv_heads", kv_heads, 1 if size.kv_heads == 1 < size.heads else heads)
-    if heads % kv_heads:
+    units = {"hidden": size.hidden, "heads": size.heads, "kv_heads": size.kv_heads, **size.ffn}
+    factors = {"hidden": hidden, "heads": heads, "kv_heads": kv_heads}
+    factors |= {f: expert_ffn or ffn if f in EXPERT_FIELDS else ffn for f in size.ffn}
+    for name, count in units.items():
+        _check_whole(name, count, factor_of(name, factors[name]))
+    if (size.group * Fraction(group)).denominator != 1 or group < 1:
         raise CloneError(
-            f"heads={heads} is not a multiple of kv_heads={kv_heads}: every key/value head "
-            "serves a whole "
-            f"group of query heads. Choose kv_heads among the divisors of {heads}."
+            f"heads={heads} and kv_heads={kv_heads} make {size.heads * heads} query heads for "
+            f"{size.kv_heads * kv_heads} key/value heads, and every key/value head must serve a "
+            f"whole group, of {size.group} now. Leave kv_heads out, or choose another."
         )
-    if max(hidden, ffn, heads) == 1:
-        raise CloneError("Every factor is 1, so nothing grows. Give hidden, ffn or heads above 1.")
-    group = heads // kv_heads
-    return {"hidden": hidden, "ffn": ffn, "kv_heads": kv_heads, "group": group, "head_dim": 1}
+    expert_ffn = factor_of("expert_ffn", expert_ffn, ffn)
+    return {
+        "hidden": hidden,
+        "ffn": ffn,
+        "expert_ffn": expert_ffn,
+        "kv_heads": kv_heads,
+        "group": group,
+        "head_dim": head_dim,
+    }
 
 
-def factors_between(source, wide) -> dict[str, int]:
-    """Return the factor of each axis that leads from one configuration to a wider one.
+def _tidy(number: Fraction) -> int | Fraction:
+    """Return a whole fraction as an int."""
+    return int(number) if number.denominator == 1 else number
 
-    Args:
-        source: The source's configuration.
-        wide: That of a model of the same family, perhaps its clone.
 
-    Raises:
-        CloneError: If the widths are no multiples, or the depths differ.
-
-    Example:
-        >>> from transformers import LlamaConfig
-        >>> small = LlamaConfig(hidden_size=64, num_attention_heads=4, intermediate_size=128)
-        >>> factors_between(small, resized(small, hidden=2, ffn=3, kv_heads=2))["ffn"]
-        3
-    """
-    a, b = widths(source), widths(wide)
-    if source.model_type != wide.model_type or source.num_hidden_layers != wide.num_hidden_layers:
+def _check_whole(name: str, units: int, factor: int | Fraction) -> None:
+    """Refuse a factor that cuts a unit, with the nearest one that does not."""
+    if (units * Fraction(factor)).denominator != 1:
+        near = max(units + 1, round(units * factor))
         raise CloneError(
-            f"A {source.model_type} of {source.num_hidden_layers} layers is no source of a "
-            f"{wide.model_type} of {wide.num_hidden_layers}: cloning keeps family and depth."
+            f"{name}: {units} units times {factor} is {float(units * factor):g}, which is no whole "
+            f"number. The nearest is {near}, a factor of {Fraction(near, units)}"
+            f"{'; heads=1 leaves the heads as they are' if 'heads' in name else ''}."
         )
-    ratios = {field: Fraction(b.ffn[field], size) for field, size in a.ffn.items() if size}
-    return resolve_factors(
-        source,
-        hidden=Fraction(b.hidden, a.hidden),
-        ffn=max(ratios.values(), default=1),
-        heads=Fraction(b.heads, a.heads),
-        kv_heads=Fraction(b.kv_heads, a.kv_heads),
-        head_dim=Fraction(b.head_dim, a.head_dim),
-    )
 
 
-def resized(config, *, hidden=1, ffn=1, kv_heads=1, group=1, head_dim=1, only_ffn_field=None):
+def resized(
+    config,
+    *,
+    hidden=1,
+    ffn=1,
+    expert_ffn=1,
+    kv_heads=1,
+    group=1,
+    head_dim=1,
+    only_ffn_field=None,
+):
     """Return a copy of a configuration with its widths multiplied, or divided by a ``Fraction``.
 
     ``head_dim`` is written down explicitly, so that it does not follow ``hidden_size / heads``;
@@ -234,8 +258,10 @@ def resized(config, *, hidden=1, ffn=1, kv_heads=1, group=1, head_dim=1, only_ff
             config, "head_dim"
         ):
             wide.head_dim = int(size.head_dim * head_dim)
+    grown = {"ffn": ffn, "expert_ffn": expert_ffn}
     for field, value in size.ffn.items():
-        write(wide, field, int(value * (ffn if only_ffn_field in (None, field) else 1)))
+        factor = grown[axis_of(field)] if only_ffn_field in (None, field) else 1
+        write(wide, field, int(value * factor))
     for field in family_of(config).follows_hidden:
         if read(config, field) == size.hidden:
             write(wide, field, wide.hidden_size)

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, XLMRobertaConfig
 
 import hcviz
-from hcviz.growth import final_norm, ties
+from hcviz.folding import final_norm, ties
 from hcviz.layouts import layout
 
 

@@ -20,7 +20,8 @@ PACKAGE = ROOT / "hcviz"
 # From the bottom up: a room imports only rooms before it. A new file takes its place here.
 ROOMS = """
     errors quiet precision files stored checkpoints
-    families widths shrinking blocks segments infer faithful expansion growth twin layouts
+    families widths targets shrinking blocks segments infer faithful expansion folding rotary growth
+    twin layouts
     decloning lockstep census cloning transfer verifying
     documents corpus sources dropout schedule tables keeping record cards streaming arguments
     trainer marchenko places runs metrics comparing live training pretraining recording
