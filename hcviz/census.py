@@ -14,10 +14,12 @@ from hcviz.widths import resolve_factors
 
 TRIES = {
     "all": {"hidden": 2},
+    "size": {"hidden": 2, "head_dim": 2},
     "ffn": {"hidden": 1, "ffn": 2, "heads": 1},
 }
-"""What is tried, best first: everything by two, then the FFN neurons alone."""
-VERDICTS = {"all": "exact", "ffn": "partly", "": "refused"}
+"""What is tried, best first: everything by two, heads by size instead of number, the FFN
+neurons alone."""
+VERDICTS = {"all": "exact", "size": "exact", "ffn": "partly", "": "refused"}
 
 
 def model_types() -> list[str]:

@@ -32,11 +32,13 @@ is off by a few 2^-24 of itself, the angle at position 12 by a few 1e-6."""
 LARGEST = 2e8
 """Parameters of the largest twin that is tried: in float64, with its clone, 8 GB."""
 SMALLER = {
+    "hidden=2, head_dim=2": {"hidden": 2, "head_dim": 2},
     "hidden=1, ffn=2, heads=1": {"hidden": 1, "ffn": 2, "heads": 1},
     "hidden=2, heads=1": {"hidden": 2, "heads": 1},
     "hidden=1, ffn=1, heads=2": {"hidden": 1, "ffn": 1, "heads": 2},
 }
-"""What is tried when a family does not grow as asked: its neurons, all but its heads, its heads."""
+"""What is tried when a family does not grow as asked: its heads in size, its neurons,
+all but its heads, its heads in number."""
 _PASSED: dict[str, Fusing] = {}
 
 
