@@ -18,7 +18,8 @@ from hcviz.layouts import layout
 from hcviz.metrics import axes_of, known_layout
 from hcviz.runs import Run
 from hcviz.sources import source_path
-from hcviz.widths import factors_between, resolve_factors, widths
+from hcviz.targets import factors_between
+from hcviz.widths import parse_factors, resolve_factors, widths
 
 COLUMNS = ["tensor", "layer", "part", "moved", "symmetric", "R", "H", "N"]
 
@@ -66,7 +67,7 @@ def diff(a: Any, b: Any, *, factors: Mapping[str, Any] | None = None) -> pd.Data
     """
     small, wide = _open(a), _open(b)
     same = widths(small.config) == widths(wide.config)
-    found = dict(wide.factors or (small.factors if same else {}))
+    found = parse_factors(wide.factors or (small.factors if same else {}))
     if factors:
         found = resolve_factors(small.config, **factors)
     elif not found and not same:
@@ -132,6 +133,7 @@ def _widened(small: _Side, wide: _Side, factors: Mapping[str, Any]) -> Callable:
         heads=factors["kv_heads"] * factors["group"],
         kv_heads=factors["kv_heads"],
         head_dim=factors.get("head_dim", 1),
+        expert_ffn=factors.get("expert_ffn"),
         tie="keep" if tied else "untie",
         check=False,
     )
