@@ -1,25 +1,26 @@
 """Time and memory of an in-memory clone, as a ratio to the limit: allocate and copy the same bytes.
 
-    python benchmarks/clone.py --shape pythia-160m --runs 5
+    python benchmarks/clone.py --shape pythia-410m --runs 5
 
-Both sides run in turn in one process; the ratios are taken pair by pair. The peak is of a child
-process. Nothing is downloaded: the source has the shape of the model, not its weights.
+Both sides run in turn in one process on one thread; the ratios are taken pair by pair, of the wall
+clock and of this process's CPU time (which other people's work disturbs less). The peak is of a
+child process. Nothing is downloaded: the source has the shape of the model, not its weights.
+``--runs 0`` takes the peak only, of models too large for two copies.
 """
 
 import argparse
-import json
-import platform
-import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-import psutil
 import torch
+from tables import facts, show
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import hcviz
-from hcviz.blocks import pieces, wide_shape
+from hcviz.blocks import wide_shape
+from hcviz.cloning import decide
 from hcviz.layouts import layout
 from hcviz.widths import resolve_factors
 
@@ -45,13 +46,27 @@ SHAPES = {
         "intermediate_size": 8192,
         "tie_word_embeddings": True,
     },
+    "llama-70b": {
+        "model_type": "llama",
+        "vocab_size": 128256,
+        "hidden_size": 8192,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "intermediate_size": 28672,
+    },
 }
+
+
+def config_of(shape: str):
+    """Return a shape's configuration."""
+    fields = dict(SHAPES[shape])
+    return AutoConfig.for_model(fields.pop("model_type"), **fields)
 
 
 def source(shape: str, dtype: torch.dtype):
     """Build a model of a shape whose weights are cheap to make and not all alike."""
-    fields = dict(SHAPES[shape])
-    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+    config = config_of(shape)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.to_empty(device="cpu")
@@ -67,18 +82,18 @@ def limit(tensors, axes, factors) -> None:
     kept = []
     for name, tensor in tensors:
         wide = torch.empty(wide_shape(axes[name], factors), dtype=tensor.dtype)
-        for small, large in zip(
-            pieces(tensor, axes[name], {}), pieces(wide, axes[name], factors), strict=True
-        ):
-            large.view.copy_(small.view)
+        tiles = [n // size for n, size in zip(wide.shape, tensor.shape, strict=True)]
+        pairs = [n for pair in zip(tiles, tensor.shape, strict=True) for n in pair]
+        small = tensor.view([n for size in tensor.shape for n in (1, size)])
+        wide.view(pairs).copy_(small)
         kept.append(wide)
 
 
-def seconds(function, *arguments, **options) -> float:
-    """Return how long a call took."""
-    start = time.perf_counter()
+def seconds(function, *arguments, **options) -> tuple[float, float]:
+    """Return how long a call took, by the wall clock and in CPU time."""
+    start = time.perf_counter(), time.process_time()
     function(*arguments, **options)
-    return time.perf_counter() - start
+    return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
 def peak(shape: str, dtype: str) -> dict[str, float]:
@@ -101,33 +116,37 @@ def peak(shape: str, dtype: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run the benchmark and print one JSON object."""
+    """Run the benchmark, print its table, and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="pythia-160m")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    model = source(options.shape, getattr(torch, options.dtype))
+    torch.set_num_threads(1)
+    result = {"shape": options.shape, "dtype": options.dtype}
+    if options.runs:
+        result |= race(options.shape, options.dtype, options.runs)
+    result |= peak(options.shape, options.dtype)
+    show(
+        {**result, "layout_70b_s": seconds(layout, config_of("llama-70b"))[0], **facts()},
+        options.out,
+    )
+
+
+def race(shape: str, dtype: str, runs: int) -> dict[str, list[float]]:
+    """Clone and copy in turn."""
+    model = source(shape, getattr(torch, dtype))
     axes, factors = layout(model), resolve_factors(model.config)
     tensors = [(n, p.data) for n, p in model.named_parameters()]
-    inferring = seconds(layout, model)
     hcviz.clone(model)  # checks the twin, once per configuration; the pairs do not repeat it
-    pairs = []
-    for _ in range(options.runs):
-        pairs.append((seconds(hcviz.clone, model), seconds(limit, tensors, axes, factors)))
-    ratios = sorted(ours / best for ours, best in pairs)
-    result = {
-        "shape": options.shape,
-        "dtype": options.dtype,
-        "clone_s_median": statistics.median(ours for ours, _ in pairs),
-        "limit_s_median": statistics.median(best for _, best in pairs),
-        "ratio_min_median_max": [ratios[0], statistics.median(ratios), ratios[-1]],
-        "layout_s": inferring,
-        **peak(options.shape, options.dtype),
-        "torch": torch.__version__,
-        "machine": f"{platform.machine()}, {psutil.cpu_count()} cores",
-    }
-    print(json.dumps(result, indent=2))
+    jobs = {"clone": (hcviz.clone, model), "limit": (limit, tensors, axes, factors),
+            "decide": (decide, model)}  # fmt: skip
+    rows = [{name: seconds(*job) for name, job in jobs.items()} for _ in range(runs)]
+    table = {f"{name}_s": [row[name][0] for row in rows] for name in jobs}
+    for k, clock in enumerate(("wall", "cpu")):
+        table[f"ratio_{clock}"] = [row["clone"][k] / row["limit"][k] for row in rows]
+    return table
 
 
 if __name__ == "__main__":

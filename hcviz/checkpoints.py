@@ -7,6 +7,7 @@ experts that are stacked on loading. A :class:`Unit` is the smallest group that 
 import json
 import os
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,24 +139,32 @@ def write_shard(path: Path, tensors: Mapping[str, torch.Tensor], parts: Iterable
         path: The file; it appears by rename when it is whole.
         tensors: Names, shapes and dtypes of all its tensors, on the meta device.
         parts: Dictionaries of tensors, in any order; those that belong elsewhere are passed over.
+            One is written while the next is made.
 
     Raises:
         HcvizError: If the parts do not fill it.
     """
     head, starts = _header(tensors)
     scratch = path.with_name(f"{path.name}.{os.getpid()}.part")
-    missing = set(tensors)
+    missing, pending = set(tensors), []
+
+    def put(part: dict[str, torch.Tensor], names: set[str]) -> None:
+        for name in names:
+            file.seek(len(head) + starts[name])
+            file.write(part[name].cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+
     try:
-        with scratch.open("wb") as file:
+        with scratch.open("wb") as file, ThreadPoolExecutor(1) as pool:
             file.write(head)
             for part in parts:
-                for name in missing & part.keys():
-                    file.seek(len(head) + starts[name])
-                    flat = part[name].to("cpu").contiguous().reshape(-1)
-                    file.write(flat.view(torch.uint8).numpy())
-                    missing.discard(name)
-                    del flat
-                del part  # or it would stay while the next one is made
+                while pending:
+                    pending.pop().result()
+                names = missing & part.keys()
+                pending.append(pool.submit(put, part, names))
+                missing -= names
+                del part  # or it would stay while the next ones are made
+            while pending:
+                pending.pop().result()
         if missing:
             raise HcvizError(f"{path.name} lacks {min(missing)}, which nothing made.")
         scratch.replace(path)

@@ -1,5 +1,6 @@
 """The command line: the commands by name, and errors in one clear line."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,8 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command that the arguments name; bad input ends with code 2 and one clear line."""
+    # torch then asks Linux for huge pages, which makes filling new tensors up to four times faster
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         code = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
