@@ -6,8 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from hcviz.blocks import SYMMETRY, Blocks, TensorAxes
+from hcviz.blocks import SYMMETRY, Blocks, TensorAxes, pieces
 from hcviz.metrics._registry import Row, exact_pieces, is_table, metric
+
+CHUNK = 2**16
+"""Entries that are worked on at once in float64, so that they stay in the processor's cache."""
 
 
 def baseline(entries: int, *, sigmas: float = 2.0) -> float:
@@ -146,14 +149,31 @@ def ledger(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -
     The symmetric part is the mean over the copies of one axis. Copies that are equal bit by bit
     give 0.0, any difference more.
     """
-    for blocks in exact_pieces(weight, axes, factors):
-        total = blocks.view.square().sum().item()
-        for letter in sorted({SYMMETRY[axis] for axis in blocks.copy_axes if axis in SYMMETRY}):
-            dims = [d for d, axis in enumerate(blocks.copy_axes) if SYMMETRY.get(axis) == letter]
-            first = blocks.view
-            for d in dims:
-                first = first.narrow(d, 0, 1)
-            away = blocks.view - first  # exactly zero where copies are equal, as is its mean
-            away = away - away.mean(dims, keepdim=True)
-            share = away.square().sum().item() / total if total else 0.0
+    for blocks in pieces(weight, axes, factors):
+        copies = len(blocks.copy_axes)
+        entries = max(1, blocks.view[(slice(None),) * copies + (0,)].numel())
+        letters = sorted({SYMMETRY[axis] for axis in blocks.copy_axes if axis in SYMMETRY})
+        total, away = 0.0, dict.fromkeys(letters, 0.0)
+        for view in blocks.view.split(max(1, CHUNK // entries), dim=copies):
+            exact = view.double()
+            total += exact.square().sum().item()
+            for letter in letters:
+                same = [
+                    d for d, axis in enumerate(blocks.copy_axes) if SYMMETRY.get(axis) == letter
+                ]
+                away[letter] += _away(view, exact, same)
+        for letter in letters:
+            share = away[letter] / total if total else 0.0
             yield {"part": blocks.part, "axis": letter, "value": share}
+
+
+def _away(view: torch.Tensor, exact: torch.Tensor, dims: Sequence[int]) -> float:
+    """Return the squared norm outside the mean over some dimensions, exactly 0.0 if all is equal.
+
+    Equality is told in the precision that is stored, which is quick.
+    """
+    first = tuple(slice(0, 1) if d in dims else slice(None) for d in range(view.dim()))
+    if torch.equal(view, view[first].expand_as(view)):
+        return 0.0
+    apart = exact - exact[first]
+    return (apart - apart.mean(dims, keepdim=True)).square().sum().item()

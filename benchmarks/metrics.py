@@ -1,0 +1,163 @@
+"""Time of measuring, as ratios to the least that any method must do; medians and spread of pairs.
+
+    python benchmarks/metrics.py --shape pythia-410m --runs 5
+
+- copies: ledger and cosine of every tensor of a noisy clone's checkpoint, against reading its bytes
+  once and summing them.
+- spectrum: the metric against ``torch.linalg.svdvals`` of the same matrix alone.
+- live: the share of a training run that measuring the ledger of all tensors adds.
+- snapshots: the share of it that saving the default snapshots adds.
+- slider: milliseconds of one step of ``hcviz.explore``.
+
+Both sides of a ratio run in turn in one process, on one thread, by its CPU time, which other work
+on the machine disturbs less than the wall's. Nothing is downloaded.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import torch
+from clone import SHAPES, source
+
+import hcviz
+from hcviz.layouts import layout
+from hcviz.metrics import METRICS
+from hcviz.runs import Run
+
+
+def seconds(function) -> float:
+    """Return the CPU time of a call."""
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
+def spread(pairs) -> dict[str, object]:
+    """Return medians of both sides, and least, median and largest ratio."""
+    ratios = sorted(ours / least for ours, least in pairs)
+    return {
+        "ours_s": statistics.median(ours for ours, _ in pairs),
+        "least_s": statistics.median(least for _, least in pairs),
+        "ratio_min_median_max": [ratios[0], statistics.median(ratios), ratios[-1]],
+    }
+
+
+def copies(shape: str, runs: int, folder: Path) -> dict[str, object]:
+    """Compare ledger and cosine over a checkpoint of a shape with reading it once."""
+    model = source(shape, torch.float32)
+    factors = {"hidden": 2, "ffn": 2, "kv_heads": 2, "group": 1, "head_dim": 1}
+    for parameter in model.parameters():  # copies that differ: nothing is locked
+        parameter.data += torch.randn(parameter.shape[-1]) * 0.01
+    model.save_pretrained(folder)
+    run = Run.of(folder, label=shape)
+    axes = layout(model.config, factors=factors)
+    names = run.names()
+    del model
+
+    def measured() -> None:
+        for name in names:
+            weight = run.tensor(name)
+            for metric in ("ledger", "cosine"):
+                list(METRICS[metric].function(weight, axes[name], factors))
+
+    def read() -> None:
+        for name in names:
+            run.tensor(name).sum().item()
+
+    measured(), read()
+    return spread([(seconds(measured), seconds(read)) for _ in range(runs)])
+
+
+def spectrum(runs: int) -> dict[str, object]:
+    """Compare the spectrum of a matrix with its singular values alone."""
+    pairs = []
+    for seed in range(runs):
+        weight = torch.randn(1024, 512, generator=torch.Generator().manual_seed(seed))
+        ours = seconds(lambda w=weight: list(METRICS["spectrum"].function(w, (), {})))
+        pairs.append((ours, seconds(lambda w=weight: torch.linalg.svdvals(w.double()))))
+    return spread(pairs)
+
+
+def training(runs: int, folder: Path) -> dict[str, object]:
+    """Train the shipped source's clone with the defaults, measured and not, and time its parts."""
+    from hcviz.trainer import Snapshots, SnapshotTrainer
+
+    wide = hcviz.clone(hcviz.load("nano:gpt-neox")[0], expansion="noisy-symmetric")
+    spent = {"saving": 0.0}
+
+    def timed(cls, name: str) -> None:
+        function = getattr(cls, name)
+
+        def watched(self, *args, **kwargs):
+            start = time.perf_counter()
+            result = function(self, *args, **kwargs)
+            spent["saving"] += time.perf_counter() - start
+            return result
+
+        setattr(cls, name, watched)
+
+    timed(SnapshotTrainer, "_save_checkpoint")
+    timed(Snapshots, "on_save")
+    live, saving = [], []
+    for number in range(runs):
+        spent["saving"] = 0.0
+        start = time.perf_counter()
+        run = hcviz.train(
+            wide, out=folder / f"run-{number}", source="nano:gpt-neox", metrics=["ledger"],
+            progress=False,
+        )  # fmt: skip
+        total = time.perf_counter() - start
+        live.append(run.info["metrics_overhead"])
+        saving.append(spent["saving"] / (total - spent["saving"]))
+    return {
+        "live_share_min_median_max": [min(live), statistics.median(live), max(live)],
+        "snapshot_share_min_median_max": [min(saving), statistics.median(saving), max(saving)],
+        "slider_ms_median_max": slider(run),
+    }
+
+
+def slider(run: Run) -> list[float]:
+    """Move the slider over all steps, once to fill what is kept and once for the clock."""
+    view = hcviz.explore(run)
+    for step in run.steps:
+        view.slider.value = step
+    times = []
+    for step in run.steps:
+        start = time.process_time()
+        view.slider.value = step
+        times.append((time.process_time() - start) * 1e3)
+    return [statistics.median(times), max(times)]
+
+
+def main() -> None:
+    """Run the benchmark and print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="pythia-160m")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--no-training", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        result = {
+            "shape": options.shape,
+            "copies": copies(options.shape, options.runs, Path(folder, "model")),
+            "spectrum": spectrum(options.runs),
+        }
+        if not options.no_training:
+            result |= training(options.runs, Path(folder))
+    result |= {
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, {psutil.cpu_count()} cores",
+        "load": psutil.getloadavg(),
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
