@@ -14,6 +14,7 @@ _ROOM = {
     "verify": "verifying",
     "Report": "verifying",
     "declone": "decloning",
+    "deepen": "deepening",
     "layout": "layouts",
     "lockstep_groups": "lockstep",
     "grow_optimizer": "lockstep",

@@ -1,17 +1,15 @@
 """declone(): a clone projected back on its symmetric part, a model of its source's size."""
 
-import copy
 import math
 from fractions import Fraction
 
 import pandas as pd
 import torch
-from accelerate import init_empty_weights
 from transformers import PreTrainedModel
 
 from hcviz.blocks import Factors, TensorAxes, pieces, wide_shape
 from hcviz.folding import fold, ties
-from hcviz.growth import assign, match_buffers, recipe_of, share_embedding
+from hcviz.growth import assign, empty, finish, recipe_of
 from hcviz.infer import tensors
 from hcviz.layouts import layout
 from hcviz.segments import Fusing
@@ -50,22 +48,17 @@ def declone(model: PreTrainedModel) -> tuple[PreTrainedModel, pd.DataFrame]:
     for name, value in recipe.get("changed", {}).items():
         setattr(config, name, value)
     del config.hcviz
-    with init_empty_weights(include_buffers=False):
-        small = type(model)(config)
-    rows = []
+    small, rows = empty(type(model), config), []
     for name, tensor in tensors(model).items():
         part, away, total = _project(tensor, axes[name], factors)
         rows.append({"tensor": name, "lost": away / total if total else 0.0, "squared_norm": total})
         assign(small, name, part)
-    if ties(model):
-        share_embedding(model, small)
-    match_buffers(model, small)
+    finish(model, small, tie=ties(model))
     folding = fold(small, axes, factors, "keep", Fusing(**recipe.get("fusing", {})))
     for name, tensor in tensors(small).items():
         scale, offset = folding.scales.get(name, 1.0), folding.offsets.get(name, 0.0)
         tensor.data = (tensor.data - (scale - 1) * offset) / scale if scale != 1 else tensor.data
-    small.generation_config = copy.deepcopy(model.generation_config)
-    return small.to(model.device).eval(), pd.DataFrame(rows)
+    return small, pd.DataFrame(rows)
 
 
 def _project(

@@ -148,28 +148,47 @@ def grow(source: PreTrainedModel, plan: Plan) -> PreTrainedModel:
     Raises:
         CloneError: Naming the first tensor whose widened shape is not what the wide model wants.
     """
-    with init_empty_weights(include_buffers=False):
-        wide = type(source)(plan.config)
-    found, expected = tensors(source), tensors(wide)
-    check_shapes(plan, found, expected, type(source))
+    wide = empty(type(source), plan.config)
+    found = tensors(source)
+    check_shapes(plan, found, tensors(wide), type(source))
     for name, tensor in found.items():
         assign(wide, name, plan.widened(name, tensor))
     if plan.head:
         assign(wide, plan.head, plan.widened(plan.head, source.get_input_embeddings().weight))
-    elif ties(source):
-        share_embedding(source, wide)
-    missing = [name for name, tensor in tensors(wide).items() if tensor.is_meta]
+    finish(source, wide, tie=plan.head is None and ties(source))
+    for name, parameter in source.named_parameters():
+        wide.get_parameter(name).requires_grad_(parameter.requires_grad)
+    return wide
+
+
+def empty(model_class: type, config: PreTrainedConfig) -> PreTrainedModel:
+    """Build a model without initialising any weight; its buffers are real."""
+    with init_empty_weights(include_buffers=False):
+        return model_class(config)
+
+
+def finish(source: PreTrainedModel, model: PreTrainedModel, *, tie: bool) -> None:
+    """Complete a model whose tensors have been assigned, in the way of its source.
+
+    Args:
+        source: The model whose dtypes of buffers, device and generation config it gets.
+        model: The model; it is put into eval mode.
+        tie: Share the embedding with the head.
+
+    Raises:
+        CloneError: Naming the first tensor that was not assigned.
+    """
+    if tie:
+        share_embedding(source, model)
+    missing = [name for name, tensor in tensors(model).items() if tensor.is_meta]
     if missing:
         raise CloneError(
             f"{missing[0]} has no counterpart in the source; this model cannot be widened yet."
         )
-    match_buffers(source, wide)
-    trains = {name for name, parameter in source.named_parameters() if parameter.requires_grad}
-    for name, parameter in wide.named_parameters():
-        parameter.requires_grad_(name in trains or name not in found)
-    wide.to(source.device)
-    wide.generation_config = copy.deepcopy(source.generation_config)
-    return wide.eval()
+    match_buffers(source, model)
+    model.to(source.device)
+    model.generation_config = copy.deepcopy(source.generation_config)
+    model.eval()
 
 
 def check_shapes(plan: Plan, found, expected, model_class: type) -> None:
