@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 from tyro.conf import Positional
 
-from hcviz.cli_models import clone, declone, families, pretrain, verify
+from hcviz.cli_models import clone, declone, deepen, families, pretrain, verify
 from hcviz.cli_runs import demo, figures, train
 from hcviz.cli_views import diff, measure, plot
 from hcviz.errors import HcvizError
@@ -42,6 +42,7 @@ COMMANDS = {
     "clone": clone,
     "verify": verify,
     "declone": declone,
+    "deepen": deepen,
     "train": train,
     "measure": measure,
     "plot": plot,

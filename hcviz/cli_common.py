@@ -1,5 +1,6 @@
 """What the commands share: kinds of arguments, dtypes by name, the command line as typed."""
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from hcviz.errors import HcvizError
 Model = Positional[Annotated[str, arg(metavar="MODEL")]]
 Out = Positional[Annotated[Path, arg(metavar="OUT")]]
 Runs = Positional[Annotated[tuple[Path, ...], arg(metavar="RUN [RUN ...]")]]
-Count = Annotated[int | None, arg(metavar="N")]
+Factor = Annotated[str | None, arg(metavar="FACTOR")]
 Name = Annotated[str | None, arg(metavar="NAME")]
 
 
@@ -31,3 +32,39 @@ def dtype_of(name: str | None):
 def typed_command() -> str:
     """Return the command line as it was typed."""
     return shlex.join(["hcviz", *sys.argv[1:]])
+
+
+def setting(text: str | None, value=str):
+    """Return an option that is one value, or several by name: ``20``, or ``mlp=20,attn=10``.
+
+    Args:
+        text: As typed.
+        value: What turns a word into a value.
+
+    Raises:
+        HcvizError: If a word is none.
+    """
+    try:
+        if text is None or "=" not in text:
+            return None if text is None else value(text)
+        pairs = (pair.rpartition("=") for pair in text.split(","))
+        return {key.strip(): value(word.strip()) for key, _, word in pairs}
+    except ValueError as error:
+        raise HcvizError(f"{text!r} does not say {value.__name__} values: {error}.") from error
+
+
+def expansion_of(text: str):
+    """Return an expansion: a form, forms by part or name, or what a JSON file says.
+
+    Raises:
+        HcvizError: If the file cannot be read.
+    """
+    if not text.endswith(".json"):
+        return setting(text)
+    try:
+        return json.loads(Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise HcvizError(
+            f"--expansion {text} cannot be read: {error}. The file holds a form, a table of shares "
+            'such as [[0.7, 0.3], [0.4, 0.6]], or {"ffn": ...} with either.'
+        ) from error

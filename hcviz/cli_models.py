@@ -1,4 +1,4 @@
-"""Commands on models: clone, declone, verify, families, pretrain."""
+"""Commands on models: clone, declone, deepen, verify, families, pretrain."""
 
 import sys
 from pathlib import Path
@@ -6,21 +6,22 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from hcviz.cli_common import Count, Model, Name, Out, dtype_of
-
-Expansion = Literal["symmetric", "diagonal", "noisy-symmetric", "noisy-diagonal", "random"]
+from hcviz.cli_common import Factor, Model, Name, Out, dtype_of, expansion_of, setting
 
 
 def clone(
     src: Model,
     out: Out,
     /,
-    hidden: int = 2,
-    ffn: Count = None,
-    heads: Count = None,
-    kv_heads: Count = None,
-    expansion: Expansion = "symmetric",
-    snr_db: Annotated[float | None, arg(metavar="DB")] = None,
+    hidden: Annotated[str, arg(metavar="FACTOR")] = "2",
+    ffn: Factor = None,
+    heads: Factor = None,
+    kv_heads: Factor = None,
+    head_dim: int = 1,
+    expert_ffn: Factor = None,
+    to_config: Annotated[str | None, arg(metavar="TARGET")] = None,
+    expansion: Annotated[str, arg(metavar="FORM")] = "symmetric",
+    snr_db: Annotated[str | None, arg(metavar="DB")] = None,
     seed: int = 0,
     tie: Literal["keep", "untie"] = "keep",
     dtype: Name = None,
@@ -40,12 +41,19 @@ def clone(
     Args:
         src: A folder, a hub id, or nano:NAME for a shipped source.
         out: The folder to make.
-        hidden: Factor of the residual stream.
+        hidden: Factor of the residual stream: 2, 1.5, 5/4.
         ffn: Factor of the FFN neurons; None: as hidden.
-        heads: Factor of the attention heads; None: as hidden.
+        heads: Factor of the attention heads; None: hidden / head_dim.
         kv_heads: Factor of the key/value heads; None: as heads, but a single one stays single.
-        expansion: How copies that are read share a weight.
-        snr_db: Signal-to-noise ratio of a noisy expansion in dB; None: 10.
+        head_dim: Factor of the head size, a whole number.
+        expert_ffn: Factor of the experts' inner width where it is a field of its own; None: as ffn.
+        to_config: The sizes to reach instead of factors: a folder or hub id with a config.json, or
+            fields such as hidden_size=640,intermediate_size=1536.
+        expansion: How copies that are read share a weight: symmetric, diagonal, noisy-symmetric,
+            noisy-diagonal or random; by part (ffn, heads, hidden) or regular expression over
+            names, such as ffn=random,heads=diagonal; or a .json file with tables of shares.
+        snr_db: Signal-to-noise ratio of a noisy expansion in dB; None: 10. By part or name as
+            above: ffn=20,heads=10.
         seed: Seed of noise and random shares.
         tie: Keep tied embeddings tied, or give the clone a head of its own.
         dtype: Cast the source first, for example bfloat16; None: as stored.
@@ -58,12 +66,17 @@ def clone(
         trust_remote_code: Run code that comes with the model.
     """
     import hcviz
+    from hcviz.widths import factor_of
 
+    named = to_config is not None and "=" in to_config and not Path(to_config).exists()
+    target = setting(to_config, int) if named else to_config
+    sizes = {"hidden": factor_of("hidden", hidden), "ffn": ffn, "heads": heads}
+    sizes |= {"kv_heads": kv_heads, "head_dim": head_dim, "expert_ffn": expert_ffn}
     done = hcviz.clone_checkpoint(
-        src, out, hidden=hidden, ffn=ffn, heads=heads, kv_heads=kv_heads, expansion=expansion,
-        snr_db=snr_db, seed=seed, tie=tie, dtype=dtype_of(dtype), max_shard_size=max_shard_size,
-        check=check, device=device, overwrite=overwrite, keep_failed=keep_failed,
-        trust_remote_code=trust_remote_code,
+        src, out, **sizes, to_config=target, expansion=expansion_of(expansion),
+        snr_db=setting(snr_db, float), seed=seed, tie=tie, dtype=dtype_of(dtype),
+        max_shard_size=max_shard_size, check=check, device=device, overwrite=overwrite,
+        keep_failed=keep_failed, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     print(done.report or "A tiny twin of the configuration was exact; the models: hcviz verify.")
     if done.path is None:
@@ -92,8 +105,7 @@ def declone(
         trust_remote_code: Run code that comes with the model.
     """
     import hcviz
-    from hcviz.files import check_free, check_space, fresh_folder, open_to_readers
-    from hcviz.quiet import quiet
+    from hcviz.files import check_free
     from hcviz.sources import load
 
     check_free(out, overwrite=overwrite)
@@ -103,15 +115,58 @@ def declone(
     print(losses[["tensor", "lost"]].head(10).to_string(index=False, float_format="{:.2%}".format))
     total = (losses["lost"] * losses["squared_norm"]).sum() / losses["squared_norm"].sum()
     print(f"lost of all squared norm: {total:.2%}")
-    size = sum(p.numel() * p.element_size() for p in small.parameters())
-    check_space(out, size, "The smaller model")
-    with fresh_folder(out, overwrite=overwrite) as folder, quiet():
-        small.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        losses.to_csv(folder / "losses.csv", index=False)
-        open_to_readers(folder)
+    _save(small, tokenizer, out, overwrite=overwrite, losses=losses)
     print(f"{model.num_parameters():,} -> {small.num_parameters():,} parameters, saved in {out}")
     return 0
+
+
+def deepen(
+    src: Model,
+    out: Out,
+    /,
+    layers: Annotated[int, arg(metavar="N")],
+    method: Literal["identity", "stack"] = "identity",
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+) -> int:
+    """Add layers to a model: the other way of growing, to compare with.
+
+    Args:
+        src: A folder, a hub id, or nano:NAME for a shipped source.
+        out: The folder to make.
+        layers: The number of layers to reach.
+        method: identity spreads layers whose writes are zero, so that the logits stay; stack
+            repeats the whole stack, and the logits do not stay.
+        overwrite: Replace OUT if it exists.
+        trust_remote_code: Run code that comes with the model.
+    """
+    import hcviz
+    from hcviz.files import check_free
+    from hcviz.sources import load
+
+    check_free(out, overwrite=overwrite)
+    model, tokenizer = load(src, trust_remote_code=trust_remote_code)
+    deep = hcviz.deepen(model, layers=layers, method=method)
+    if method == "stack":
+        print("Stacked: the logits are NOT those of the source.")
+    _save(deep, tokenizer, out, overwrite=overwrite)
+    print(f"{model.num_parameters():,} -> {deep.num_parameters():,} parameters, saved in {out}")
+    return 0
+
+
+def _save(model, tokenizer, out: Path, *, overwrite: bool, **tables) -> None:
+    """Save a model with its tokenizer and tables, whole or not at all."""
+    from hcviz.files import check_space, fresh_folder, open_to_readers
+    from hcviz.quiet import quiet
+
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    check_space(out, size, "The model")
+    with fresh_folder(out, overwrite=overwrite) as folder, quiet():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        for name, frame in tables.items():
+            frame.to_csv(folder / f"{name}.csv", index=False)
+        open_to_readers(folder)
 
 
 def verify(

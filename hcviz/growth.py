@@ -31,7 +31,8 @@ def recipe(factors: Factors, form: Expansion, fusing: Fusing, config, changed: d
     """
     written = {axis: n if isinstance(n, int) else str(n) for axis, n in factors.items()}
     source = getattr(config, "_name_or_path", "") or None
-    extra = {"fusing": fusing.to_dict(), "changed": changed}
+    before = getattr(config, "hcviz", None)  # a clone of a clone
+    extra = {"fusing": fusing.to_dict(), "changed": changed, "before": before}
     kept = {key: value for key, value in extra.items() if value}
     return {"factors": written, **form.to_dict(), "source": source, **kept}
 

@@ -15,10 +15,11 @@ from hcviz import cli
 
 OPTIONS = {
     "demo": "source out figures steps lr seed record overwrite",
-    "clone": "hidden ffn heads kv-heads expansion snr-db seed tie dtype max-shard-size check "
-    "device overwrite keep-failed trust-remote-code",
+    "clone": "hidden ffn heads kv-heads head-dim expert-ffn to-config expansion snr-db seed tie "
+    "dtype max-shard-size check device overwrite keep-failed trust-remote-code",
     "verify": "dtype device csv trust-remote-code",
     "declone": "overwrite trust-remote-code",
+    "deepen": "layers method overwrite trust-remote-code",
     "train": "out corpus steps batch-size context lr dropout seed snapshots keep snapshot-dtype "
     "disk-budget metrics metric-tensors label device dtype overwrite",
     "measure": "metrics tensors steps out",
@@ -79,6 +80,43 @@ def test_clone_then_verify(hcviz, source, tmp_path):
     code, out, _ = hcviz("verify", source, tmp_path / "wide", "--csv", tmp_path / "card.csv")
     assert code == 0
     assert pd.read_csv(tmp_path / "card.csv")["passed"].all()
+
+
+@pytest.mark.parametrize(
+    ("words", "sizes", "expansion"),
+    [
+        (["--hidden", "1.5"], (24, 48, 6), "symmetric"),
+        (["--head-dim", 2, "--expansion", "ffn=random,heads=diagonal"], (32, 64, 4), "random"),
+        (["--to-config", "hidden_size=24,intermediate_size=40"], (24, 40, 6), "symmetric"),
+        (["--expansion", "noisy-symmetric", "--snr-db", "up_proj=20"], (32, 64, 8), "symmetric"),
+    ],
+)
+def test_clone_takes_the_same_words_as_python(hcviz, source, tmp_path, words, sizes, expansion):
+    code, out, err = hcviz("clone", source, tmp_path / "wide", *words)
+    assert code == 0, out + err
+    config = json.loads((tmp_path / "wide" / "config.json").read_text())
+    fields = ("hidden_size", "intermediate_size", "num_attention_heads")
+    assert tuple(config[field] for field in fields) == sizes
+    assert expansion in str(config["hcviz"]["expansion"])
+
+
+def test_shares_come_from_a_file(hcviz, source, tmp_path):
+    (tmp_path / "shares.json").write_text('{"up_proj": [[0.7, 0.3], [0.4, 0.6]]}')
+    words = ["clone", source, tmp_path / "wide", "--expansion"]
+    assert hcviz(*words, tmp_path / "shares.json")[0] == 0
+    assert "0.7" in (tmp_path / "wide" / "config.json").read_text()
+    code, _, err = hcviz(*words, tmp_path / "none.json", "--overwrite")
+    assert code == 2
+    assert "none.json cannot be read" in err
+
+
+def test_deepen_saves_a_model_that_computes_the_same(hcviz, source, tmp_path):
+    code, out, err = hcviz("deepen", source, tmp_path / "deep", "--layers", 3)
+    assert code == 0, err
+    assert "saved in" in out
+    code, out, _ = hcviz("deepen", source, tmp_path / "stack", "--layers", 4, "--method", "stack")
+    assert code == 0
+    assert "NOT" in out
 
 
 def test_verify_fails_a_clone_with_halved_logits(hcviz, source, tmp_path):
