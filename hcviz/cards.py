@@ -80,7 +80,8 @@ def card(src, place: Path, out: Path, transfer, report, hashes: dict[str, str]) 
     )
     made, recipe = surroundings(), transfer.plan.config.hcviz
     small, wide = widths(transfer.source.config), widths(transfer.plan.config)
-    rows = [(name, getattr(small, name), getattr(wide, name)) for name in ("hidden", "heads")]
+    names = ("hidden", "heads", "head_dim")
+    rows = [(name, getattr(small, name), getattr(wide, name)) for name in names]
     rows += [("key/value heads", small.kv_heads, wide.kv_heads)]
     rows += [(field, size, wide.ffn[field]) for field, size in small.ffn.items()]
     noise = f" at {recipe['snr_db']} dB" if recipe["snr_db"] is not None else ""
@@ -89,7 +90,7 @@ def card(src, place: Path, out: Path, transfer, report, hashes: dict[str, str]) 
         src=src,
         parameters=transfer.parameters,
         sizes="\n".join(f"| {name} | {a} | {b} |" for name, a, b in rows),
-        expansion=recipe["expansion"] + noise,
+        expansion=f"{recipe['expansion']}{noise}",
         seed=recipe["seed"],
         dtype=str(transfer.dtype).removeprefix("torch."),
         started=made["started"],
