@@ -24,7 +24,7 @@ def commands(tool: str) -> list[list[str]]:
 
 
 def test_the_commands_run_in_order_and_leave_what_they_say(tmp_path, monkeypatch, capsys):
-    """The commands are hcviz clone, verify, declone, train, measure and figures."""
+    """The commands are hcviz clone, verify, deepen, declone, train, measure and figures."""
     monkeypatch.chdir(tmp_path)
     ran = []
     for words in commands("hcviz"):
@@ -37,6 +37,8 @@ def test_the_commands_run_in_order_and_leave_what_they_say(tmp_path, monkeypatch
         "clone",
         "clone",
         "verify",
+        "clone",
+        "deepen",
         "declone",
         "train",
         "measure",
