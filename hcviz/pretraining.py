@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from hcviz.corpus import Corpus, load_corpus, split_documents
 from hcviz.documents import read_documents
@@ -133,7 +134,8 @@ def pretrain(
             progress=progress,
         )
         for at, folder in folders.items():
-            write_source(folder, name, run, at, tokenizer, judge, overwrite=overwrite)
+            half = recipe.half or at != total
+            write_source(folder, name, run, at, tokenizer, judge, half=half, overwrite=overwrite)
     if out.parent == data_folder() / "sources":
         write_text(out.parent / "README.md", overview(out.parent))
     return out
@@ -174,6 +176,7 @@ def write_source(
     tokenizer: Any,
     judge: Corpus,
     *,
+    half: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Write one snapshot of a run as a source: weights, tokenizer, facts as JSON and as README.
@@ -185,10 +188,14 @@ def write_source(
         step: Which snapshot.
         tokenizer: Saved along.
         judge: The corpus whose held-out part gives the loss that is reported.
+        half: Store the weights in float16; the configuration still says float32, as which they
+            load, and the loss and the sample are those of the rounded weights.
         overwrite: Replace a folder that exists.
     """
     with quiet():
         model = run.model(step)
+    if half:
+        model = model.half().float()
     loss = heldout_loss(model, judge)
     info, last = run.info, run.steps[-1]
     request = info["request"]
@@ -200,6 +207,7 @@ def write_source(
         "parameters": model.num_parameters(),
         "command": f"hcviz pretrain {name}",
         "seed": info["seed"],
+        "stored": "float16" if half else "float32",
         "steps": step,
         "tokens": seen,
         "epochs": round(seen / info["corpus"]["train_tokens"], 2),
@@ -213,6 +221,10 @@ def write_source(
     }
     with fresh_folder(folder, overwrite=overwrite) as scratch, quiet():
         model.save_pretrained(scratch)
+        if half:
+            weights = scratch / "model.safetensors"
+            halves = {key: value.half() for key, value in load_file(weights).items()}
+            save_file(halves, weights, metadata={"format": "pt"})
         _save_tokenizer(tokenizer, scratch)
         open_to_readers(scratch)
         write_text(scratch / "source.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
@@ -235,6 +247,7 @@ def _readme(facts: dict[str, Any]) -> Iterator[str]:
         f"**{facts['heldout_asv_bits_per_byte']} bits/byte**",
         "training loss at the end": f"{facts['train_loss_nats_per_token']} nats/token",
         "seed": facts["seed"],
+        "weights": f"stored as {facts['stored']}, loaded as float32",
         "steps": f"{facts['steps']} of {request['batch_size']} blocks, "
         f"{request['context']} tokens each",
         "tokens seen": f"{facts['tokens']:,} ({facts['epochs']} epochs)",

@@ -30,7 +30,9 @@ class Recipe:
     corpus: str = "asv+kjv"
     seed: int = 0
     keep: tuple[int, ...] = ()
-    """Steps whose model is kept as a source of its own, NAME@STEP."""
+    """Steps whose model is kept as a source of its own, NAME@STEP, in float16."""
+    half: bool = False
+    """Whether the end is kept in float16 too; a source loads in float32 either way."""
 
     @property
     def tokens(self) -> int:
@@ -71,7 +73,7 @@ _WIDTH = {"hidden_size": 128, "num_attention_heads": 4}
 SOURCES: dict[str, Recipe] = {
     "gpt-neox": Recipe("gpt_neox", _neox(128), steps=2400, keep=(300, 600, 1200)),
     "gpt-neox-half": Recipe("gpt_neox", _neox(64), steps=1500, lr=4e-3),
-    "gpt-neox-double": Recipe("gpt_neox", _neox(256), steps=1800, lr=2e-3),
+    "gpt-neox-double": Recipe("gpt_neox", _neox(256), steps=1800, lr=2e-3, half=True),
     "opt": Recipe(
         "opt",
         {

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 
 from hcviz import pretraining, sources
 from hcviz.corpus import load_corpus
@@ -88,6 +89,15 @@ def test_a_source_has_the_loss_it_claims(name, asv):
     assert model.dtype == torch.float32
     assert model.num_parameters() == facts(name)["parameters"]
     assert not model.training
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_source_is_stored_as_its_readme_says(name):
+    path = source_path(name)
+    dtypes = {str(value.dtype) for value in load_file(path / "model.safetensors").values()}
+    stored = "float16" if name in (*KEPT, "gpt-neox-double") else "float32"
+    assert dtypes == {f"torch.{stored}"}
+    assert f"stored as {stored}, loaded as float32" in (path / "README.md").read_text()
 
 
 def test_the_sources_are_trained_well():
@@ -245,6 +255,9 @@ def test_pretrain_makes_folders_that_load(nano):
             in (folder / "README.md").read_text()
         )
         losses.append(story["heldout_asv_nats_per_token"])
+        kinds = {value.dtype for value in load_file(folder / "model.safetensors").values()}
+        assert kinds == {torch.float32 if folder == made else torch.float16}
+        assert model.dtype == torch.float32
     assert losses[0] < losses[1]
     again = pretraining.pretrain("nano", out=nano / "again", progress=False)
     weights = [(folder / "model.safetensors").read_bytes() for folder in (made, again)]
