@@ -20,6 +20,8 @@ class Arm:
     """``clone`` (of the source), ``random`` (the clone's size, fresh weights) or ``source``."""
     expansion: str = "symmetric"
     dropout: float = 0.0
+    matched: bool = False
+    """Whether it takes the steps of the noiseless clone: the matched effective learning rate."""
 
 
 ARMS = {
@@ -28,8 +30,13 @@ ARMS = {
     "dropout 0.1": Arm("clone", dropout=0.1),
     "random init": Arm("random"),
     "source": Arm("source"),
+    "diagonal": Arm("clone", expansion="diagonal"),
+    "noisy diagonal": Arm("clone", expansion="noisy-diagonal"),
+    "matched source": Arm("source", matched=True),
 }
-"""The arms of the demo. All share data order, learning rate, schedule and steps."""
+"""The arms that there are. All share data order, learning rate, schedule and steps."""
+DEMO = list(ARMS)[:5]
+"""The arms of the demo."""
 
 
 def run_arms(
@@ -50,7 +57,7 @@ def run_arms(
     Args:
         source: What :func:`hcviz.load` takes.
         out: The folder for the runs, one folder for each arm.
-        arms: Names from :data:`ARMS`; all if None.
+        arms: Names from :data:`ARMS`; those of the demo if None.
         factor: Widens every axis.
         steps: Optimizer steps.
         lr: Peak learning rate; the paper uses 1.5e-4 and 3e-4.
@@ -65,23 +72,26 @@ def run_arms(
     Raises:
         HcvizError: If an arm is unknown, or cloning or training fails.
     """
+    from hcviz.cloning import clone
     from hcviz.sources import load
     from hcviz.training import train
 
-    names = list(ARMS if arms is None else arms)
+    names = list(DEMO if arms is None else arms)
     unknown = [name for name in names if name not in ARMS]
     if unknown:
         raise HcvizError(f"Unknown arms {', '.join(unknown)}; there are {', '.join(ARMS)}.")
     small, tokenizer = load(source)
     runs = []
     for name in names:
-        model = start_of(ARMS[name], small, factor=factor, seed=seed, source=source)
+        arm = ARMS[name]
+        model = start_of(arm, small, factor=factor, seed=seed, source=source)
         runs.append(
             train(
                 model,
                 out=Path(out) / name.replace(" ", "-"),
                 tokenizer=tokenizer,
-                dropout=ARMS[name].dropout,
+                dropout=arm.dropout,
+                lockstep=clone(small, hidden=factor) if arm.matched else None,
                 steps=steps,
                 lr=lr,
                 seed=seed,

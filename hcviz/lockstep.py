@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -102,19 +103,49 @@ def lockstep_groups(
         >>> sorted({group["lr"] for group in groups})
         [0.0005, 0.001]
     """
-    found = copies(model)
-    groups: dict[Copies, list[torch.nn.Parameter]] = {}
+    found = paces(model, model)
+    groups: dict[Pace, list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         groups.setdefault(found[name], []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": lr / count.read,
-            "eps": eps / count.written,
-            "weight_decay": weight_decay * count.read,
-        }
-        for count, parameters in groups.items()
-    ]
+    base = Pace(lr, eps, weight_decay)
+    return [{"params": some, **base.times(pace)} for pace, some in groups.items()]
+
+
+class Pace(NamedTuple):
+    """AdamW's numbers for one parameter, or what they are multiplied by."""
+
+    lr: float
+    eps: float
+    weight_decay: float
+
+    def times(self, other: "Pace") -> dict[str, float]:
+        """Return the products, as a parameter group has them."""
+        return {key: a * b for key, a, b in zip(self._fields, self, other, strict=True)}
+
+
+def paces(model: PreTrainedModel, clone: PreTrainedModel) -> dict[str, Pace]:
+    """Return by what AdamW's numbers are multiplied so that a model goes in lockstep.
+
+    Args:
+        model: The clone, which is to do what its source would; or the source, which is to do what
+            the clone would: the source at the matched effective learning rate.
+        clone: The symmetric clone.
+
+    Raises:
+        HcvizError: If ``clone`` is none, or ``model`` is neither it nor its source.
+    """
+    back = not getattr(model.config, "hcviz", None)
+    found = copies(clone)
+    if found.keys() != {name for name, _ in model.named_parameters()}:
+        raise HcvizError(
+            f"The {type(model).__name__} and the clone, a {type(clone).__name__}, have other "
+            "parameters. Give a source and its own clone."
+        )
+    power = 1 if back else -1
+    return {
+        name: Pace(float(n.read) ** power, float(n.written) ** power, float(n.read) ** -power)
+        for name, n in found.items()
+    }
 
 
 POWERS = {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2, "momentum_buffer": 1}

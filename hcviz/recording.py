@@ -77,10 +77,11 @@ def record(
 ) -> Recorded:
     """Keep a small copy of a comparison: chosen tensors in float16, losses, measurements.
 
-    Copies that are bit-identical stay so in float16; ``frame`` is measured on the whole runs.
+    Copies that are bit-identical stay so in float16; ``frame`` is measured on the whole runs. A
+    run of which no tensor is kept leaves its last step only, without weights.
 
     Args:
-        runs: The arms.
+        runs: The arms; several seeds of one are told by the names of their parent folders.
         out: The folder to make.
         tensors: Names of the tensors to keep, where a run has them.
         frame: What :func:`hcviz.measure` gave for the runs.
@@ -92,11 +93,14 @@ def record(
     """
     out = Path(out)
     with fresh_folder(out, overwrite=overwrite) as folder:
-        for run in runs:
-            _keep(run, folder / run.path.name, tensors if run.is_clone else ())
+        names = [run.path.name for run in runs]
+        if len(set(names)) < len(names):
+            names = [f"{run.path.parent.name}-{run.path.name}" for run in runs]
+        for run, name in zip(runs, names, strict=True):
+            _keep(run, folder / name, tensors if run.is_clone else ())
         frame.to_parquet(folder / "metrics.parquet", index=False)
         note = {
-            "arms": [run.path.name for run in runs],
+            "arms": names,
             "tensors": list(tensors),
             "command": command,
         }
@@ -111,7 +115,7 @@ def _keep(run: Run, folder: Path, tensors: Sequence[str]) -> None:
     folder.mkdir()
     for name in ("run.json", "trainer_state.json"):
         shutil.copy(run.path / name, folder / name)
-    for step in run.steps:
+    for step in run.steps if tensors else run.steps[-1:]:
         place = folder / f"checkpoint-{step}"
         place.mkdir()
         shutil.copy(run.path / place.name / "config.json", place / "config.json")

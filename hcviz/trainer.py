@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerCallback
 from hcviz.errors import HcvizError
 from hcviz.files import open_to_readers
 from hcviz.keeping import Keeping
+from hcviz.lockstep import Pace
 from hcviz.schedule import SCHEDULES
 from hcviz.stored import weight_files
 
@@ -26,8 +27,17 @@ RESUME_FILES = (*OPTIMIZER_FILES, "scheduler.pt", "scaler.pt", "rng_state*.pth")
 class SnapshotTrainer(Trainer):
     """A Trainer that keeps the data order, logs tokens and seconds, and stops at NaN."""
 
-    def __init__(self, *, schedule: str, warmup_steps: int, tokens_per_step: int, **kwargs: Any):
-        """Take `transformers.Trainer`'s keywords and the schedule's."""
+    def __init__(
+        self,
+        *,
+        schedule: str,
+        warmup_steps: int,
+        tokens_per_step: int,
+        paces: Mapping[str, Pace] | None = None,
+        **kwargs: Any,
+    ):
+        """Take `transformers.Trainer`'s keywords, the schedule's, and those of `lockstep.paces`."""
+        self.paces = paces
         self.schedule = SCHEDULES[schedule]
         self.warmup_steps = warmup_steps
         self.tokens_per_step = tokens_per_step
@@ -40,6 +50,28 @@ class SnapshotTrainer(Trainer):
         return SequentialSampler(
             self.train_dataset
         )  # BlockOrder is already shuffled by its own seed
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Give every parameter a group of its own where each has a pace of its own."""
+        if self.optimizer is None and self.paces:
+            model, args = model or self.model, self.args
+            kind, options = self.get_optimizer_cls_and_kwargs(args, model)
+            decayed = set(self.get_decay_parameter_names(model))
+            self.optimizer = kind(
+                [
+                    {
+                        "params": [parameter],
+                        **Pace(
+                            args.learning_rate,
+                            args.adam_epsilon,
+                            args.weight_decay * (name in decayed),
+                        ).times(self.paces[name]),
+                    }
+                    for name, parameter in model.named_parameters()
+                ],
+                **options,
+            )
+        return super().create_optimizer(model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Warm up linearly from the first step's 1/warmup, then follow the schedule."""

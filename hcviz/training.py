@@ -19,6 +19,7 @@ from hcviz.dropout import dropout_fields, set_dropout
 from hcviz.errors import HcvizError
 from hcviz.keeping import Keeping, plan
 from hcviz.live import MetricsCallback
+from hcviz.lockstep import Pace, paces
 from hcviz.quiet import quiet
 from hcviz.record import prepare_folder, read_info, surroundings, weights_hash, write_info
 from hcviz.runs import Run
@@ -42,6 +43,7 @@ def train(
     weight_decay: float = 0.05,
     betas: tuple[float, float] = (0.9, 0.999),
     dropout: float | None = None,
+    lockstep: Any = None,
     seed: int = 0,
     snapshots: int | Sequence[int] = 12,
     keep: str | None = None,
@@ -86,6 +88,10 @@ def train(
         weight_decay: Decoupled; not on norms and biases.
         betas: AdamW's.
         dropout: Sets every dropout rate of the model; None keeps its configuration's.
+        lockstep: A symmetric clone. If it is the model itself, it takes the steps that its source
+            would; if the model is its source, the source takes the clone's, which are larger: the
+            matched effective learning rate. Exact where gradients are not clipped
+            (``trainer_args={"max_grad_norm": 0.0}``): their norm is another one in a clone.
         seed: Of the data order and of dropout.
         snapshots: How many (log-spaced), or at which steps; 0 and the last are always saved.
         keep: A regular expression: older snapshots keep the tensors that it finds. The newest, from
@@ -171,6 +177,7 @@ def train(
         "trainer_args": {key: repr(value) for key, value in (trainer_args or {}).items()},
         **({"keeping": dataclasses.asdict(keeping)} if keeping != Keeping() else {}),
         **({"metrics": measured} if metrics else {}),
+        **({"lockstep": paces(model, lockstep)} if lockstep is not None else {}),
     }
     callbacks = [Bar(label or out.name, progress=progress, on_log=on_log)]
     if metrics:
@@ -240,6 +247,7 @@ def _run(
         schedule=request["schedule"],
         warmup_steps=round(request["warmup"] * request["steps"]),
         tokens_per_step=request["batch_size"] * corpus.context,
+        paces={name: Pace(*pace) for name, pace in request.get("lockstep", {}).items()},
     )
     snapshots.trainer = trainer
     trainer.remove_callback(PrinterCallback)

@@ -1,6 +1,7 @@
 """The main job: its arms, its figures, what it says, and the recording that the notebooks open."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import tiny
 import torch
 
 import hcviz
-from hcviz.demo import ARMS, findings, start_of
+from hcviz.demo import ARMS, DEMO, findings, start_of
 from hcviz.errors import HcvizError
 from hcviz.figures import draw
 from hcviz.recording import record
@@ -38,7 +39,7 @@ def drawn(runs):
 
 
 def test_arms_share_data_and_start_as_they_say(runs):
-    assert [run.name for run in runs] == list(ARMS)
+    assert [run.name for run in runs] == DEMO
     assert len({run.info["corpus"]["fingerprint"] for run in runs}) == 1
     first = {run.name: run.history.query("split == 'heldout'")["loss"].iloc[0] for run in runs}
     assert first["symmetric"] == pytest.approx(first["source"], rel=1e-5)
@@ -47,6 +48,21 @@ def test_arms_share_data_and_start_as_they_say(runs):
     shapes = {run.name: run.tensor("lm_head.weight", 0).shape for run in runs}
     assert shapes["random init"] == shapes["symmetric"] != shapes["source"]
     assert [run.is_clone for run in runs] == [True, True, True, False, False]
+
+
+def test_the_matched_source_takes_the_steps_of_the_clone(source, tmp_path):
+    """Without clipping the two are one model: its larger step is all that a locked clone has."""
+    names = ["symmetric", "matched source", "source"]
+    losses = [
+        run.history.query("split == 'heldout'")["loss"].iloc[-1]
+        for run in hcviz.run_arms(
+            str(source), out=tmp_path, arms=names, corpus=tiny.write_text(tmp_path), steps=4,
+            snapshots=2, batch_size=2, context=16, eval_blocks=2, lr=1e-2, progress=False,
+            trainer_args={"max_grad_norm": 0.0},
+        )
+    ]  # fmt: skip
+    assert losses[1] == pytest.approx(losses[0], rel=2e-5)
+    assert losses[2] != pytest.approx(losses[0], rel=1e-3)
 
 
 def test_the_random_arm_is_seeded():
@@ -116,14 +132,23 @@ def test_a_recording_keeps_what_was_asked(runs, tmp_path):
     frame = hcviz.measure(list(runs[:3]), metrics=["ledger"], tensors="dense")
     kept = record(runs, tmp_path / "rec", tensors=[name], frame=frame, command="hcviz demo")
     again = hcviz.recorded(str(tmp_path / "rec"))
-    assert [run.name for run in again.runs] == list(ARMS)
+    assert [run.name for run in again.runs] == DEMO
     assert again.runs[0].names() == [name]
     assert np.array_equal(again.runs[1].tensor(name, 4), runs[1].tensor(name, 4).half())
     pd.testing.assert_frame_equal(again.frame, frame)
     pd.testing.assert_frame_equal(again.history, kept.history)
-    assert set(again.history["run"]) == set(ARMS)
+    assert set(again.history["run"]) == set(DEMO)
     assert again.runs[0].blocks(name, 0).shape == (2, 2, 32, 32)
+    assert again.runs[3].steps == [4]  # nothing of it is kept but its losses
     with pytest.raises(HcvizError, match="already exists"):
         record(runs, tmp_path / "rec", tensors=[name], frame=frame, command="")
     with pytest.raises(HcvizError, match="Nothing is recorded as 'dmo'"):
         hcviz.recorded("dmo")
+
+
+def test_seeds_of_one_arm_are_recorded_apart(runs, tmp_path):
+    places = [shutil.copytree(runs[0].path, tmp_path / seed / "symmetric") for seed in ("a", "b")]
+    seeds = [hcviz.Run(place) for place in places]
+    kept = record(seeds, tmp_path / "rec", tensors=[], frame=pd.DataFrame(), command="x")
+    assert kept.info["arms"] == ["a-symmetric", "b-symmetric"]
+    assert [run.name for run in kept.runs] == ["symmetric"] * 2

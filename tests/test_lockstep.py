@@ -2,12 +2,13 @@
 
 import models
 import pytest
+import tiny
 import torch
 
 import hcviz
 from hcviz.errors import HcvizError
 from hcviz.expansion import Expansion, widen
-from hcviz.lockstep import copies, grow_optimizer, lockstep_groups
+from hcviz.lockstep import copies, grow_optimizer, lockstep_groups, paces
 from hcviz.precision import TrueFloat64
 
 LR, EPS, DECAY = 3e-3, 1e-6, 0.1
@@ -131,3 +132,31 @@ def test_state_that_cannot_grow_is_named():
     wide = hcviz.clone(small)
     with pytest.raises(HcvizError, match="Adafactor keeps 'row_var' for"):
         grow_optimizer(first, small, wide, torch.optim.Adafactor(wide.parameters()))
+
+
+SHORT = {"steps": 12, "snapshots": 2, "batch_size": 2, "context": 16, "eval_blocks": 2}
+UNCLIPPED = {"max_grad_norm": 0.0}
+
+
+@pytest.mark.parametrize("who", ["source", "clone"])
+def test_train_takes_the_steps_of_the_other(who, tmp_path):
+    """The matched source does what its clone does; the clone, if asked, what its source does."""
+    small = tiny.model("gpt_neox", hidden_size=32)
+    wide = hcviz.clone(small)
+    text, tokenizer = tiny.write_text(tmp_path), tiny.tokenizer()
+    model, other = (small, wide) if who == "source" else (wide, small)
+    asked = [(other, None), (model, wide), (model, None)]
+    there, matched, plain = (
+        hcviz.train(
+            one, out=tmp_path / f"{i}", corpus=text, tokenizer=tokenizer, lr=3e-3, **SHORT,
+            lockstep=lockstep, trainer_args=UNCLIPPED, progress=False,
+        ).history.query("split == 'heldout'")["loss"].iloc[-1]
+        for i, (one, lockstep) in enumerate(asked)
+    )  # fmt: skip
+    assert matched == pytest.approx(there, rel=2e-5)  # float32
+    assert plain != pytest.approx(there, rel=1e-3)
+
+
+def test_lockstep_with_another_family_is_refused():
+    with pytest.raises(HcvizError, match=r"(?s)GPTNeoX.*Llama.*other parameters"):
+        paces(models.fresh("gpt_neox"), hcviz.clone(models.fresh("llama")))
