@@ -24,6 +24,8 @@ MATRIX = [
     *((name, {}) for name in ("gpt_neox", "llama", "gemma3")),
     *((name, NOISY) for name in ("opt-350m", "olmo-tied", "llama", "gpt2", "phi3")),
     *((name, APART) for name in ("llama", "gemma3", "gpt2", "qwen3")),
+    *((name, {"hidden": 1.5}) for name in ("gpt_neox", "olmo", "phi3")),
+    *((name, {"head_dim": 2, "expansion": {"ffn": "random"}}) for name in ("llama", "gemma3")),
 ]
 _EXPERTS = {**models._GROUPED, "num_experts_per_tok": 2}
 EXPERTS = {
