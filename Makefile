@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.hcviz-installed
 ARGS ?=
+JOBS ?= 2
 
 # uv looks for a Python by itself; a PYTHON that somebody set goes before it.
 UV_PICK := $(if $(filter file default undefined,$(origin PYTHON)),,--python $(PYTHON))
@@ -23,8 +24,9 @@ setup: $(STAMP) ## install hcviz and its tools into .venv (uv if it is there, el
 demo: $(STAMP) ## run the main job: clone, train, measure, draw; ARGS go to `hcviz demo`
 	$(BIN)/hcviz demo $(ARGS)
 
-test: $(STAMP) ## run the tests; ARGS go to pytest, as in ARGS="-k plots"
-	$(BIN)/python -m pytest $(ARGS)
+# One thread a process: models so small that threads would only wait for one another.
+test: $(STAMP) ## run the tests in JOBS processes; ARGS go to pytest, as in ARGS="-k plots"
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(STAMP) ## check code and notebooks with ruff, and their formatting
 	$(BIN)/ruff check .
