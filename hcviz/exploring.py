@@ -1,175 +1,203 @@
-"""explore(): a weight under a slider over the steps, in a notebook."""
+"""explore(): weights of several arms under a slider over the steps, in a notebook."""
 
-import io
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import ipywidgets as widgets
-import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from PIL import Image
 
-from hcviz import plots, theme
+from hcviz.canvas import Canvas, corners, steps_of
 from hcviz.errors import HcvizError
-from hcviz.metrics import METRICS
 from hcviz.runs import Run
 
-CORNER = 24
+MOST_ARMS = 4
+CHOICE = ("cosine", "ledger", "distance", "norm", "effective_rank", "stable_rank")
+"""The metrics on offer: numbers of a weight alone, or of a weight and its start."""
 
 
 class View(widgets.VBox):
-    """The slider view: choose an arm and a tensor, move through the steps, or press play."""
+    """The slider view: choose arms, a tensor and a metric; move through the steps, or play.
+
+    The arrow keys move the slider. The mouse over a map shows the copies of one entry.
+    """
 
     def __init__(self, runs: Sequence[Run]):
         """Build the controls for runs that started from clones."""
+        self._quiet = False
         self.runs = {run.name: run for run in runs if run.is_clone}
         if not self.runs:
             names = ", ".join(run.name for run in runs)
             raise HcvizError(
                 f"None of these runs ({names}) started from a clone: nothing to compare."
             )
-        self.arm = widgets.Dropdown(options=list(self.runs), description="arm")
-        self.tensor = widgets.Dropdown(description="tensor", layout={"width": "30em"})
+        self.arms = {
+            name: widgets.Checkbox(number < 3, description=name, indent=False, layout=_wide("auto"))
+            for number, name in enumerate(self.runs)
+        }
+        short = {"style": {"description_width": "auto"}}
+        self.layer = widgets.Dropdown(description="layer", layout=_wide("11em"), **short)
+        self.tensor = widgets.Dropdown(description="tensor", layout=_wide("22em"), **short)
+        self.metric = widgets.Dropdown(
+            options=CHOICE, description="metric", layout=_wide("14em"), **short
+        )
+        self.play = widgets.Play(interval=600, layout=_wide("auto"))
         self.slider = widgets.SelectionSlider(
-            options=[-1], description="step", continuous_update=True, layout={"width": "30em"}
+            options=[("", -1)], description="step", layout=_wide("34em"), **short
         )
-        self.play = widgets.Play(interval=600, description="play")
-        self.picture = widgets.Image(
-            format="png", layout={"max_width": "100%", "object_fit": "contain"}
+        self.picture = widgets.Image(format="jpeg", layout=_over(width="100%", height="auto"))
+        self.hover = widgets.HTML(layout=_over(width="100%"))
+        self.stack = widgets.GridBox([self.picture, self.hover], layout=_wide("100%"))
+        rows = (
+            [*self.arms.values()],
+            [self.layer, self.tensor, self.metric],
+            [self.play, self.slider],
         )
-        controls = widgets.HBox([self.arm, self.tensor], layout={"flex_flow": "row wrap"})
-        steps = widgets.HBox([self.play, self.slider], layout={"flex_flow": "row wrap"})
-        super().__init__([controls, steps, self.picture])
-        self.arm.observe(self._choose_arm, "value")
-        self.tensor.observe(self._choose_tensor, "value")
-        self.slider.observe(self._redraw, "value")
-        self.play.observe(self._advance, "value")
-        self._choose_arm()
+        boxes = [
+            widgets.HBox(row, layout={"flex_flow": "row wrap", "grid_gap": "0 1em"}) for row in rows
+        ]
+        super().__init__([*boxes, self.stack])
+        widgets.link((self.play, "value"), (self.slider, "index"))
+        followers = [(box, self._choose_arms) for box in self.arms.values()]
+        followers += [(self.layer, self._choose_layer), (self.tensor, self._choose)]
+        followers += [(self.metric, self._choose), (self.slider, self._redraw)]
+        for widget, follow in followers:
+            widget.observe(lambda _, follow=follow: self._quiet or follow(), "value")
+        self._choose_arms()
 
     @property
-    def run(self) -> Run:
-        """The arm on show."""
-        return self.runs[self.arm.value]
+    def shown(self) -> list[Run]:
+        """The arms on show, at most four; the first where none is chosen."""
+        chosen = [self.runs[name] for name, box in self.arms.items() if box.value]
+        return chosen[:MOST_ARMS] or [*self.runs.values()][:1]
 
-    def _choose_arm(self, _=None) -> None:
-        """Offer the matrices of the arm, keeping the tensor and the step where it has them."""
-        names = [name for name in self.run.names() if _has_blocks(self.run, name)]
-        kept, step = self.tensor.value, self.slider.value
-        with self.hold_sync():
-            self.tensor.unobserve(self._choose_tensor, "value")
-            self.tensor.options = names
-            self.tensor.value = kept if kept in names else names[0]
-            self.tensor.observe(self._choose_tensor, "value")
-            self.slider.unobserve(self._redraw, "value")
-            self.slider.options = self.run.steps
-            self.slider.value = step if step in self.run.steps else self.run.steps[-1]
-            self.slider.observe(self._redraw, "value")
-            self.play.max = len(self.run.steps) - 1
-        self._choose_tensor()
+    @property
+    def names(self) -> list[str]:
+        """The matrices that all arms on show have."""
+        first, *others = self.shown
+        names = [name for name in first.names() if has_blocks(first, name)]
+        names = [name for name in names if all(has_blocks(run, name) for run in others)]
+        if not names:
+            shown = ", ".join(run.name for run in self.shown)
+            raise HcvizError(f"No matrix with whole copies is in all of {shown}. Show fewer arms.")
+        return names
 
-    def _choose_tensor(self, _=None) -> None:
-        """Draw the figure once for a tensor; a move of the slider then only exchanges its data."""
-        self.cosines = [_cosine(self.run, step, self.tensor.value) for step in self.run.steps]
-        with theme.context("notebook"):
-            self.canvas = _Canvas(self.run, self.tensor.value, self.cosines)
+    def frames(self, most: int = 3) -> dict[str, list[bytes]]:
+        """Return the picture of every step, by tensor, for a page without a kernel.
+
+        Args:
+            most: How many tensors: the one on show, then others.
+        """
+        names = [self.tensor.value, *(n for n in self.names if n != self.tensor.value)][:most]
+        canvases = {name: Canvas(self.shown, name, self.metric.value) for name in names}
+        return {name: [one.draw(s) for s in one.steps] for name, one in canvases.items()}
+
+    def _choose_arms(self) -> None:
+        """Offer the layers of the arms, keeping what was chosen where they have it."""
+        self._offer(self.layer, dict.fromkeys(layer_of(name) for name in self.names))
+        self._choose_layer()
+
+    def _choose_layer(self) -> None:
+        """Offer the tensors of the layer, the one of the same kind first chosen."""
+        here = {name: tail(name) for name in self.names if layer_of(name) == self.layer.value}
+        kind = tail(self.tensor.value or "")
+        same = next((name for name, short in here.items() if short == kind), None)
+        self._offer(self.tensor, here, same)
+        self._choose()
+
+    def _choose(self) -> None:
+        """Draw the figure once for a choice; a move of the slider then only exchanges its data."""
+        self.canvas = Canvas(self.shown, self.tensor.value, self.metric.value)
+        self.cells = hover_template(self.canvas)
+        self.stack.layout.grid_template_columns = f"minmax(0, {self.canvas.size[0]}px)"
+        if [value for _, value in self.slider.options] != self.canvas.steps:
+            self._offer(self.slider, dict.fromkeys(self.canvas.steps), self.canvas.steps[-1])
+            self.play.max = len(self.canvas.steps) - 1
+            self.play.value = self.slider.index
         self._redraw()
 
-    def _advance(self, change) -> None:
-        """Show the next step while playing."""
-        self.slider.value = self.run.steps[change["new"]]
+    def _offer(self, choice: widgets.Widget, values: dict, wanted: Any = None) -> None:
+        """Set what there is to choose, keeping the choice where it is there still."""
+        kept = choice.value
+        self._quiet = True
+        choice.options = [(str(label or value), value) for value, label in values.items()]
+        choice.value = next(one for one in (kept, wanted, *values) if one in values)
+        self._quiet = False
 
-    def _redraw(self, _=None) -> None:
+    def _redraw(self) -> None:
         """Show the chosen step."""
-        self.picture.value = self.canvas.draw(self.slider.value)
+        step = self.slider.value
+        self.picture.value = self.canvas.draw(step)
+        grids = [corners(run, self.canvas.name, step) for run in self.canvas.runs]
+        values = np.concatenate([grid.transpose(2, 3, 0, 1).ravel() for grid in grids])
+        self.hover.value = self.cells % tuple(values.tolist())
 
 
-class _Canvas:
-    """The picture: the block grid, what sets the copies apart, and the cosine with a cursor.
-
-    Everything that does not change is drawn once; a step is drawn over it.
-    """
-
-    def __init__(self, run: Run, name: str, cosines: Sequence[float]):
-        self.run, self.name = run, name
-        self.cosines = dict(zip(run.steps, cosines, strict=True))
-        grid = _grid(run, run.steps[-1], name)
-        with theme.style(), mpl.rc_context({"font.size": 10}):
-            self.figure = Figure(figsize=(11, 4), layout="constrained")
-            self.canvas = FigureCanvasAgg(self.figure)
-            self.figure.get_layout_engine().set(wspace=0.08)
-            left, middle, right = self.figure.subplots(1, 3, width_ratios=[1, 1, 0.8])
-            plots.blocks(grid, ax=[left], corner=CORNER)
-            plots.antisymmetric(grid, ax=[middle], corner=CORNER, along=_along(grid))
-            left.set_title("the weight", loc="left")
-            middle.set_title("what sets copies apart", loc="left")
-            right.plot(run.steps, cosines, marker="o", color=theme.INK)
-            right.set_xscale("symlog", linthresh=1)
-            right.xaxis.set_major_formatter("{x:,.0f}")
-            right.set_xlabel("training step")
-            right.set_title("cosine of the copies", loc="left")
-            self.images = (left.images[0], middle.images[0])
-            self.cursor = right.axvline(run.steps[-1], color=theme.MUTED, linestyle="--")
-            self.label = right.annotate("", (0.08, 0.06), xycoords="axes fraction")
-            self.moving = [*self.images, *left.lines, *middle.lines, self.cursor, self.label]
-            for artist in self.moving:
-                artist.set_animated(True)
-            self.canvas.draw()
-            self.still = self.canvas.copy_from_bbox(self.figure.bbox)
-
-    def draw(self, step: int) -> bytes:
-        """Return the picture of one step as PNG."""
-        grid = _grid(self.run, step, self.name)
-        axis = 1 if _along(grid) == "read" else 0
-        self.images[0].set_data(_corner(grid))
-        self.images[1].set_data(_corner(grid - grid.mean(axis=axis, keepdims=True)))
-        self.cursor.set_xdata([step, step])
-        self.label.set_text(f"step {step:,}: {self.cosines[step]:.4f}")
-        self.canvas.restore_region(self.still)
-        for artist in self.moving:
-            self.figure.draw_artist(artist)
-        buffer = io.BytesIO()
-        Image.fromarray(np.asarray(self.canvas.buffer_rgba())).save(buffer, "png", compress_level=1)
-        return buffer.getvalue()
+def _wide(width: str) -> dict[str, str]:
+    return {"width": width}
 
 
-@lru_cache(maxsize=256)
-def _grid(run: Run, step: int, name: str) -> np.ndarray:
-    """Return the blocks of a weight, [n_written, n_read, rows, cols]."""
-    return run.blocks(name, step).double().numpy()
+def _over(**layout: str) -> dict[str, str]:
+    """Return a layout that puts a widget into the one cell of a grid, above those before it."""
+    return {"grid_area": "1 / 1 / 2 / 2", "margin": "0", **layout}
 
 
-def _corner(grid: np.ndarray) -> np.ndarray:
-    """Return the corners of all blocks side by side, as ``plots.blocks`` draws them."""
-    cut = grid[:, :, :CORNER, :CORNER]
-    written, read, rows, cols = cut.shape
-    return cut.transpose(0, 2, 1, 3).reshape(written * rows, read * cols)
+def layer_of(name: str) -> str:
+    """Return the layer that a tensor's name tells, as a label."""
+    return next((word for word in name.split(".") if word.isdigit()), "none")
 
 
-def _along(grid: np.ndarray) -> str:
-    """Return the side along which a weight has copies, reading first."""
-    return "read" if grid.shape[1] > 1 else "written"
+def tail(name: str) -> str:
+    """Return what a tensor is called inside its layer."""
+    head, number, rest = name.partition(f".{layer_of(name)}.")
+    return (rest if number else head).removesuffix(".weight")
 
 
-def _has_blocks(run: Run, name: str) -> bool:
-    """Tell whether a tensor is an unfused matrix with copies."""
+def has_blocks(run: Run, name: str) -> bool:
+    """Tell whether a tensor is an unfused matrix with copies, all equally often."""
     dims = run.layout.get(name, ())
     if len(dims) != 2 or any(len(dim.segments) > 1 for dim in dims):
         return False
-    return any(dim.segments[0].copies(run.factors) for dim in dims)
+    factors = [n for dim in dims for n in dim.segments[0].copies(run.factors)]
+    return bool(factors) and all(n == int(n) for n in factors) and bool(steps_of(run, name))
 
 
-def _cosine(run: Run, step: int, name: str) -> float:
-    """Return the mean cosine of a weight's copies; not a number where nothing is read twice."""
-    rows = METRICS["cosine"].function(run.tensor(name, step), run.layout[name], run.factors)
-    values = [row["value"] for row in rows]
-    return float(np.mean(values)) if values else float("nan")
+def hover_template(canvas: Canvas) -> str:
+    """Return transparent cells to lie over the maps; the title of each has room for all its copies.
+
+    The cells of a block are defined once and used for every block of both maps.
+    """
+    wide, tall = canvas.size
+    parts = [f'<svg viewBox="0 0 {wide} {tall}" style="display:block" fill="transparent">']
+    for number, (run, places) in enumerate(zip(canvas.runs, canvas.places(), strict=True)):
+        written, read, rows, cols = corners(run, canvas.name, canvas.steps[0]).shape
+        mark = f"hcviz-{id(canvas)}-{number}"
+        copies = "\n".join(["   ".join(["%+.5f"] * read)] * written)
+        parts.append(f'<defs><g id="{mark}">')
+        parts += [
+            f'<rect x="{col}" y="{row}" width="1" height="1">'
+            f"<title>row {row}, column {col} of each copy:\n{copies}</title></rect>"
+            for row in range(rows)
+            for col in range(cols)
+        ]
+        parts.append("</g></defs>")
+        for left, top, width, height in places:
+            x, y = width / (read * cols), height / (written * rows)
+            parts += [
+                f'<use href="#{mark}" transform="translate({left + j * cols * x:.1f} '
+                f'{top + i * rows * y:.1f}) scale({x:.3f} {y:.3f})"/>'
+                for i in range(written)
+                for j in range(read)
+            ]
+    return "".join([*parts, "</svg>"])
 
 
 def explore(run: Run | str | Path | Sequence[Run | str | Path]) -> View:
-    """Show the weights of training runs under a slider over the steps.
+    """Show the weights of training runs side by side under a slider over the steps.
+
+    Above: a corner of every block. Below: each block minus the mean of its copies, on the arm's own
+    scale; a locked weight shows nothing there. Right: a metric over the steps, and the singular
+    values. Only the tensors on show are read.
 
     Args:
         run: A run, its folder, or several (an arm each); runs without a clone are left out.

@@ -27,7 +27,8 @@ ROOMS = """
     trainer marchenko places runs metrics comparing live training pretraining recording
     escaping losses
     theme plots
-    claims demo figures views report exploring cli_common cli_models cli_runs cli_views cli __main__
+    claims demo figures views report canvas exploring gallery
+    cli_common cli_models cli_runs cli_views cli __main__
 """.split()
 
 # The places of one machine, and the hosts of package registries (a mirror must do as well).
@@ -109,9 +110,9 @@ def test_an_import_that_points_up_is_seen():
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("ipywidgets", {"exploring"}),
+        ("ipywidgets", {"exploring", "gallery"}),
         ("tyro", {"cli", "cli_common", "cli_models", "cli_runs", "cli_views"}),
-        ("matplotlib", {"theme", "plots", "claims", "demo", "figures", "report", "exploring"}),
+        ("matplotlib", {"theme", "plots", "claims", "demo", "figures", "report", "canvas"}),
     ],
 )
 def test_heavy_packages_stay_in_their_rooms(package, allowed):
