@@ -3,7 +3,8 @@
     python benchmarks/explore.py --runs 5
 
 The recorded demo, three arms side by side, every step in turn. First visits read the weights and
-decompose them; later ones find both in memory. Milliseconds; CPU time is what the move costs on an idle core; wall time also has what else runs.
+decompose them; later ones find both in memory. CPU time is what the move costs on an idle core;
+wall time also has what else runs.
 """
 
 import argparse
