@@ -11,6 +11,7 @@ import hcviz
 from hcviz.blocks import Dim, Segment, pieces
 from hcviz.decloning import declone
 from hcviz.metrics import METRICS, baseline
+from hcviz.metrics._grams import LARGE
 from hcviz.metrics._sectors import sectors
 
 NR = (Dim("write", (Segment((("ffn", 2),)),)), Dim("read", (Segment((("hidden", 2),)),)))
@@ -179,3 +180,34 @@ def test_the_symmetric_sector_of_a_clone_is_its_source():
     values = [row["value"] for row in found if row["axis"] == "symmetric"]
     assert values == pytest.approx(np.linalg.svd(source.numpy(), compute_uv=False))
     assert {row["value"] for row in found if row["axis"] != "symmetric"} == {0.0}
+
+
+@pytest.mark.parametrize("kind", ["far", "near", "locked", "table"])
+def test_large_weights_are_measured_quickly_and_the_same(kind):
+    """Large ones go through float32 products, good to 1e-6 of a share; nearly equal ones do not."""
+    generator = torch.Generator().manual_seed(0)
+    block = torch.randn(512, 512, generator=generator)
+    spread = {"far": 0.5, "near": 1e-5, "locked": 0.0, "table": 0.5}[kind]
+    wide = block.repeat(2, 2) + spread * torch.randn(1024, 1024, generator=generator)
+    write, read = (Segment((("ffn", 512),)),), (Segment((("hidden", 512),)),)
+    axes = (Dim("write", write), Dim("read", read))
+    if kind == "table":
+        axes = (Dim("read", (Segment(((None, 1024),)),)), Dim("write", read))
+    assert wide.numel() >= LARGE
+    for name in ("ledger", "cosine"):
+        exact = list(METRICS[name].function(wide.double(), axes, TWO))
+        quick = list(METRICS[name].function(wide, axes, TWO))
+        assert [row.keys() for row in quick] == [row.keys() for row in exact]
+        for a, b in zip(quick, exact, strict=True):
+            allowed = 1e-6 if kind in ("far", "table") else 1e-12
+            assert a["value"] == pytest.approx(b["value"], rel=allowed)
+    if kind == "locked":
+        assert {row["value"] for row in METRICS["ledger"].function(wide, axes, TWO)} == {0.0}
+
+
+def test_products_are_not_kept_past_a_change():
+    wide = torch.randn(1024, 1024, generator=torch.Generator().manual_seed(1))
+    axes = (Dim("write", (Segment((("ffn", 512),)),)), Dim("read", (Segment((("hidden", 512),)),)))
+    before = next(METRICS["cosine"].function(wide, axes, TWO))["value"]
+    wide[:, :512] = -wide[:, 512:]
+    assert before != next(METRICS["cosine"].function(wide, axes, TWO))["value"] == pytest.approx(-1)

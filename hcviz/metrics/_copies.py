@@ -7,10 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from hcviz.blocks import SYMMETRY, Blocks, TensorAxes, pieces
+from hcviz.metrics._grams import CHUNK, NEAR, grams, levels_of, mean_cosine, share_outside
 from hcviz.metrics._registry import Row, exact_pieces, is_table, metric
-
-CHUNK = 2**16
-"""Entries that are worked on at once in float64, so that they stay in the processor's cache."""
 
 
 def baseline(entries: int, *, sigmas: float = 2.0) -> float:
@@ -57,8 +55,20 @@ def cosine(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -
     For n copies it is the mean over their pairs. Rows are outputs; an embedding's are its tokens.
     It ignores scale, and says nothing of how written copies (rows) relate to each other.
     """
-    for blocks, copies in _row_copies(weight, axes, factors):
-        yield {"part": blocks.part, "value": _mean_cosine(copies).mean().item()}
+    quick = {}
+    for blocks, products in grams(weight, axes, factors):
+        read = math.prod(blocks.write_copies if is_table(axes) else blocks.read_copies)
+        quick[blocks.part] = mean_cosine(products, read) if read > 1 else None
+    if quick and all(value is None or 1 - value > NEAR for value in quick.values()):
+        found = quick
+    else:
+        found = {
+            blocks.part: _mean_cosine(copies).mean().item()
+            for blocks, copies in _row_copies(weight, axes, factors)
+        }
+    for part, value in found.items():
+        if value is not None:
+            yield {"part": part, "value": value}
 
 
 @metric("cosine.rows")
@@ -149,31 +159,30 @@ def ledger(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -
     The symmetric part is the mean over the copies of one axis. Copies that are equal bit by bit
     give 0.0, any difference more.
     """
+    quick = grams(weight, axes, factors)
     for blocks in pieces(weight, axes, factors):
-        copies = len(blocks.copy_axes)
-        entries = max(1, blocks.view[(slice(None),) * copies + (0,)].numel())
-        letters = sorted({SYMMETRY[axis] for axis in blocks.copy_axes if axis in SYMMETRY})
-        total, away = 0.0, dict.fromkeys(letters, 0.0)
-        for view in blocks.view.split(max(1, CHUNK // entries), dim=copies):
-            exact = view.double()
-            total += exact.square().sum().item()
-            for letter in letters:
-                same = [
-                    d for d, axis in enumerate(blocks.copy_axes) if SYMMETRY.get(axis) == letter
-                ]
-                away[letter] += _away(view, exact, same)
-        for letter in letters:
-            share = away[letter] / total if total else 0.0
+        _, products = next(quick, (None, None))
+        for letter in sorted({SYMMETRY[axis] for axis in blocks.copy_axes if axis in SYMMETRY}):
+            share = None
+            if products is not None:
+                sizes = blocks.view.shape[: len(blocks.copy_axes)]
+                share = share_outside(products, sizes, levels_of(blocks, letter))
+            if share is None or share < NEAR:
+                share = _exact_share(blocks, letter)
             yield {"part": blocks.part, "axis": letter, "value": share}
 
 
-def _away(view: torch.Tensor, exact: torch.Tensor, dims: Sequence[int]) -> float:
-    """Return the squared norm outside the mean over some dimensions, exactly 0.0 if all is equal.
-
-    Equality is told in the precision that is stored, which is quick.
-    """
-    first = tuple(slice(0, 1) if d in dims else slice(None) for d in range(view.dim()))
-    if torch.equal(view, view[first].expand_as(view)):
-        return 0.0
-    apart = exact - exact[first]
-    return (apart - apart.mean(dims, keepdim=True)).square().sum().item()
+def _exact_share(blocks: Blocks, letter: str) -> float:
+    """Return the share of squared norm outside the mean over an axis's copies, in float64."""
+    copies, dims = len(blocks.copy_axes), levels_of(blocks, letter)
+    first = tuple(slice(0, 1) if d in dims else slice(None) for d in range(blocks.view.dim()))
+    if torch.equal(blocks.view, blocks.view[first].expand_as(blocks.view)):
+        return 0.0  # told in the precision that is stored, which is quick
+    entries = max(1, blocks.view[(slice(None),) * copies + (0,)].numel())
+    total = away = 0.0
+    for view in blocks.view.split(max(1, CHUNK // entries), dim=copies):
+        exact = view.double()
+        apart = exact - exact[first]  # exactly zero where copies are equal, as is its mean
+        total += exact.square().sum().item()
+        away += (apart - apart.mean(dims, keepdim=True)).square().sum().item()
+    return away / total if total else 0.0
