@@ -18,7 +18,7 @@ CACHE = ".hcviz-cache"
 Row = dict[str, Any]
 
 
-def table(rows: Iterable[Row]) -> pd.DataFrame:
+def table(rows: Iterable[Row] | pd.DataFrame) -> pd.DataFrame:
     """Return rows as the tidy frame that every table of measurements is."""
     frame = pd.DataFrame(rows, columns=COLUMNS)
     return frame.astype(dict.fromkeys(("layer", "row", "col"), "Int64") | {"axis": object})
@@ -35,7 +35,7 @@ def read_live(folder: Path) -> pd.DataFrame:
             with contextlib.suppress(ValueError):
                 rows.append(json.loads(line))
     elif (folder / WHOLE).is_file():
-        return pd.read_parquet(folder / WHOLE)
+        return table(pd.read_parquet(folder / WHOLE))
     return table(rows)
 
 

@@ -99,7 +99,7 @@ def test_other_factors_are_measured_again(run):
 def test_other_code_is_measured_again(run, reads, monkeypatch):
     hcviz.measure(run, metrics=["ledger"], tensors=NAME)
     reads.clear()
-    monkeypatch.setattr("hcviz.metrics._reading._code", lambda: "another version")
+    monkeypatch.setattr("hcviz.metrics._reading.code_mark", lambda: "another version")
     hcviz.measure(run, metrics=["ledger"], tensors=NAME)
     assert len(reads) == len(run.steps)
 

@@ -214,3 +214,8 @@ def test_clear_errors(run, arguments, message):
 
 def test_every_metric_says_what_it_is():
     assert all(entry.help.endswith(".") or ";" in entry.help for entry in METRICS.values())
+
+
+def test_a_moment_is_not_compared_with_a_weight():
+    with pytest.raises(HcvizError, match=r"exp_avg.distance.*Leave the prefix out"):
+        hcviz.measure("nowhere", metrics=["exp_avg.distance"])

@@ -96,3 +96,17 @@ def test_tied_models_are_whole(family, tmp_path):
 def test_a_model_has_no_update(run, seen):
     with pytest.raises(HcvizError, match=r"whole model.*update"):
         hcviz.measure(run, metrics=["update.seen"])
+
+
+def test_rows_of_models_are_kept_until_the_text_changes(run, monkeypatch):
+    from hcviz.runs import Run
+
+    first = hcviz.measure(run, metrics=["cka"], steps=[0])
+    loaded = []
+    monkeypatch.setattr(Run, "model", lambda self, step=None: loaded.append(step))
+    again = hcviz.measure(run, metrics=["cka"], steps=[0])
+    assert loaded == []
+    assert again.equals(first)
+    with pytest.raises(AttributeError):  # another text wants the model again, which is none here
+        hcviz.measure(run, metrics=["cka"], steps=[0], batch=torch.arange(6).view(1, 6))
+    assert loaded

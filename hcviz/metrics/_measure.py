@@ -72,7 +72,7 @@ def measure(
     wanted = None if steps is None else set(steps)
     models = [label for label, (_, entry) in asked.items() if entry.of == "model"]
     weights = {label: both for label, both in asked.items() if label not in models}
-    rows, work = [], []
+    rows, work, caches = [], [], {}
     for one in runs:
         one = one if isinstance(one, Run) else Run(one)
         live = _live_rows(one, weights)
@@ -92,15 +92,15 @@ def measure(
                 )
             work += [(one, chosen, name, live) for name in found]
         snapshots = [step for step in chosen if step in one.steps]
-        measured = measure_models(one, snapshots, models, batch=batch, source=source)
+        caches[one] = Cache(one.cache_folder if cache else None)
+        measured = measure_models(
+            one, snapshots, models, batch=batch, source=source, cache=caches[one]
+        )
         rows += [row for row in measured if any(p.search(row["tensor"]) for p in patterns)]
-    caches = {}
     try:
         for one, chosen, name, live in tqdm(
             work, desc="measuring", unit="tensor", disable=not progress
         ):
-            if one not in caches:
-                caches[one] = Cache(one.cache_folder if cache else None)
             rows += _measure_tensor(one, chosen, name, weights, live, caches[one])
             caches[one].commit()
     finally:

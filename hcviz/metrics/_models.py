@@ -9,20 +9,29 @@ from hcviz.corpus import pack, split_documents
 from hcviz.decloning import declone
 from hcviz.documents import read_documents
 from hcviz.errors import HcvizError
+from hcviz.metrics._reading import code_mark, is_ours
 from hcviz.metrics._registry import METRICS, Row, layer_of
 from hcviz.runs import Run
 from hcviz.sources import load, tokenizer_for
+from hcviz.tables import Cache, fingerprint
 
 BLOCKS, LENGTH = 4, 256
 """Of the default text: held-out blocks, and the most tokens in one."""
 
 
 def measure_models(
-    run: Run, steps: Sequence[int], metrics: Sequence[str], *, batch: torch.Tensor | None, source
+    run: Run,
+    steps: Sequence[int],
+    metrics: Sequence[str],
+    *,
+    batch: torch.Tensor | None,
+    source,
+    cache: Cache,
 ) -> Iterator[Row]:
     """Yield the rows of metrics of the whole model, one snapshot in memory at a time.
 
-    Snapshots that keep chosen tensors only are passed over.
+    Snapshots that keep chosen tensors only are passed over. Rows are kept in the cache, unless the
+    source is given as a model, whose weights nobody can tell again.
 
     Raises:
         HcvizError: If none of the steps has a whole model.
@@ -39,18 +48,39 @@ def measure_models(
             f"{run.name} keeps chosen tensors only (at step {step} {len(names)} are missing, for "
             f"example {names[0]}). Ask for the steps that are whole."
         )
-    compares = any("source" in entry.needs for entry in entries.values())
+    kept = {}
+    for step in steps:
+        for label, entry in entries.items():
+            mark = _mark(run, step, batch, source) if is_ours(entry) else None
+            kept[step, label] = mark, cache.get(f"{label}//{step}", mark)
+    todo = {step for (step, _), (_, rows) in kept.items() if rows is None}
+    compares = todo and any("source" in entry.needs for entry in entries.values())
     source = source_of(run, source) if compares else None
     for step in steps:
-        model = run.model(step)
-        batch = text_of(run, model) if batch is None else batch
-        ids = batch.to(model.device)
+        model = run.model(step) if step in todo else None
+        if model is not None and batch is None:
+            batch = text_of(run, model)
         for label, entry in entries.items():
-            extras = {"source": source} if "source" in entry.needs else {}
-            factors = run.factors if run.is_clone else {}
-            for row in entry.function(model, ids, run.layout, factors, **extras):
-                where = {"run": run.name, "step": step, "layer": layer_of(row["tensor"])}
-                yield {**where, "part": "", "metric": label, **row}
+            mark, rows = kept[step, label]
+            if rows is None:
+                extras = {"source": source} if "source" in entry.needs else {}
+                factors = run.factors if run.is_clone else {}
+                found = entry.function(model, batch.to(model.device), run.layout, factors, **extras)
+                where = {"step": step, "part": "", "metric": label}
+                rows = [where | {"layer": layer_of(row["tensor"])} | row for row in found]
+                cache.put(f"{label}//{step}", mark, rows)
+            yield from ({**row, "run": run.name} for row in rows)
+    cache.commit()
+
+
+def _mark(run: Run, step: int, batch: torch.Tensor | None, source: Any) -> str | None:
+    """Return the fingerprint of what a snapshot's rows come from; None: do not keep them."""
+    if not isinstance(source, str | None):
+        return None
+    text = run.info.get("corpus") if batch is None else batch.tolist()
+    marks = [run.stored(one).mark for one in sorted({run.steps[0], step})]
+    factors = sorted(run.factors.items()) if run.is_clone else []
+    return fingerprint(marks, text, source, code_mark(), factors)
 
 
 def text_of(run: Run, model: Any) -> torch.Tensor:

@@ -44,15 +44,15 @@ class TensorReader:
         self, step: int, subject: str, entry: Entry, axes: TensorAxes | None, factors: Mapping
     ) -> str | None:
         """Return the fingerprint of all that a metric's rows come from; None: do not keep them."""
-        if not entry.function.__module__.startswith("hcviz."):
-            return None  # a user's own function may call what nobody sees
+        if not is_ours(entry):
+            return None
         extras = {*entry.needs, *(["previous"] if subject == "update" else [])}
         steps = {step, *(self._step_of(step, extra) for extra in extras)} - {None}
         marks: list[Any] = [(one, self.run.stored(one).mark) for one in sorted(steps)]
         if subject.startswith("exp_avg"):
             path = self.run.stored(step).folder / "optimizer.pt"
             marks.append(path.is_file() and (path.stat().st_size, path.stat().st_mtime_ns))
-        return fingerprint(marks, subject, _code(), axes, sorted(factors.items()))
+        return fingerprint(marks, subject, code_mark(), axes, sorted(factors.items()))
 
     def _step_of(self, step: int, what: str) -> int | None:
         if what == "start":
@@ -62,8 +62,13 @@ class TensorReader:
         return step
 
 
+def is_ours(entry: Entry) -> bool:
+    """Tell whether a metric is hcviz's; a user's own function may call what nobody sees."""
+    return entry.function.__module__.startswith("hcviz.")
+
+
 @functools.cache
-def _code() -> str:
+def code_mark() -> str:
     """Return a hash of the metrics' code."""
     files = [Path(hcviz.blocks.__file__), *sorted(Path(__file__).parent.glob("*.py"))]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

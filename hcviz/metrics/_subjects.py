@@ -38,6 +38,11 @@ def resolve(label: str) -> tuple[str, Entry]:
         )
     if subject and METRICS[name].of == "model":
         raise HcvizError(f"{label!r}: {name} measures a whole model, which has no {subject}.")
+    if subject and METRICS[name].needs:
+        raise HcvizError(
+            f"{label!r}: {name} compares a weight with that of an earlier snapshot, which is no "
+            f"{subject} to compare with. Leave the prefix out."
+        )
     return subject, METRICS[name]
 
 
