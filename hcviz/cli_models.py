@@ -221,7 +221,7 @@ def families(
     from hcviz.files import write_text
 
     table = census(types or None, progress=True)
-    print(table.drop(columns="axes").to_string(index=False, max_colwidth=90, justify="left"))
+    print(table.drop(columns="grows").to_string(index=False, max_colwidth=90, justify="left"))
     if out:
         write_text(out, to_markdown(table))
     return 0

@@ -26,7 +26,10 @@ class Family:
 
 
 _ALIBI = Family(stuck="ALiBi slopes depend on the number of heads, so that heads cannot grow")
-_SINES = Family(stuck="sinusoidal positions depend on hidden_size, so that it cannot grow")
+_SINES = Family(stuck="sinusoidal positions depend on hidden_size, which cannot grow")
+_SSM = Family(
+    stuck="the state-space mixer has heads of its own, as many as fill expand x hidden_size"
+)
 _GEMMA = Family(embed_power=0.5, norm_offset=1.0)
 FAMILIES = {
     "gemma": _GEMMA,
@@ -37,11 +40,19 @@ FAMILIES = {
     "opt": Family(follows_hidden=("word_embed_proj_dim",)),
     "bloom": _ALIBI,
     "mpt": _ALIBI,
+    "bamba": _SSM,
+    "granitemoehybrid": _SSM,
+    "mamba2": _SSM,
+    "zamba": _SSM,
+    "zamba2": _SSM,
+    "diffllama": Family(stuck="differential attention pairs head i with head i + heads / 2"),
+    "recurrent_gemma": Family(stuck="the gates of the recurrence are a matrix for each head"),
     "ctrl": _SINES,
     "xglm": _SINES,
     "codegen": Family(head_blocks=4),
     "dbrx": Family(follows_hidden=("ffn_config.hidden_size",)),
     "electra": Family(follows_hidden=("embedding_size",)),
+    "rwkv": Family(follows_hidden=("attention_hidden_size",)),
     "roformer": Family(follows_hidden=("embedding_size",)),
 }
 

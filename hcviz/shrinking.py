@@ -10,10 +10,13 @@ CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k
 """The names under which configurations keep how many experts there are, and how many are chosen."""
 INNER = {
     "linear_num_heads": 2,
+    "linear_num_key_heads": 2,
     "index_n_heads": 2,
     "q_lora_rank": 40,
     "kv_lora_rank": 24,
     "vocab_size_per_layer_input": 96,
+    "chunk_size": 8,
+    "mamba_chunk_size": 8,
 }
 """Inner widths that never grow and need not be large to be tried, with their size in the twin."""
 
@@ -53,6 +56,9 @@ def shrunk(config, layers: int = 2):
     for field, small in INNER.items():
         if isinstance(getattr(config, field, None), int):
             setattr(tiny, field, min(getattr(config, field), small))
+    if getattr(config, "linear_num_value_heads", None):
+        ratio = config.linear_num_value_heads // config.linear_num_key_heads
+        tiny.linear_num_value_heads = ratio * tiny.linear_num_key_heads
     _keep_experts(tiny)
     _keep_layers(tiny, config, layers)
     for name in config.sub_configs:  # towers of other senses, which do not grow

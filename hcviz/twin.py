@@ -175,6 +175,8 @@ def resolve_fusing(
             first = (str(error).splitlines() or [""])[0][:200]
             why = f"its own code stops on a tiny random twin: {type(error).__name__}: {first}"
             error = CloneError(f"{model_class.__name__}: {why}. No clone was made.")
+        if stuck := family_of(config).stuck:
+            error = CloneError(f"{type(config).__name__}: {stuck}. {error}")
         if not advise:
             raise error from None
         works = what_works(config, model_class)
@@ -209,12 +211,12 @@ def _search(config, model_class, factors, form: Expansion, tie: str, check: bool
         errors.append(twin_error(tiny, model_class, fusing, near, form, tie))
         if errors[-1] <= allowed:
             return fusing
-    size, stuck = widths(config), family_of(config).stuck
+    size = widths(config)
     raise CloneError(
         f"A tiny random twin of this {config.model_type} configuration (hidden_size {size.hidden}, "
         f"{size.heads} heads) does not compute what its source does: relative logit error "
         f"{', '.join(f'{error:.1e}' for error in errors)}, allowed {allowed:.0e}. "
-        f"{stuck or _advice(factors)}; no clone was made."
+        f"{_advice(factors)}; no clone was made."
     )
 
 

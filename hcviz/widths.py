@@ -76,17 +76,24 @@ def widths(config) -> Widths:
             "decoders; pass a causal language model."
         )
     hidden, heads = (getattr(config, name, None) for name in ("hidden_size", "num_attention_heads"))
-    if heads is None and getattr(config, "state_size", None):
-        heads = 1  # a state-space model attends to nothing
+    if heads is None and field_of(config, ("state_size", "attention_hidden_size")):
+        heads = 1  # a state-space or recurrent model attends to nothing
     if not isinstance(hidden, int) or not isinstance(heads, int):
         raise CloneError(_no_widths(config, hidden, heads))
-    kv_field = field_of(config, KV_FIELDS)
-    kv_heads = read(config, kv_field) if kv_field else heads
+    try:
+        kv_field = field_of(config, KV_FIELDS)
+        kv_heads = read(config, kv_field) if kv_field else heads
+        head_dim = getattr(config, "head_dim", None) or hidden // heads
+    except Exception as error:  # of a configuration whose layers differ
+        reason = str(error).split(". ")[0]
+        raise CloneError(
+            f"{type(config).__name__} (model_type {config.model_type!r}): {reason}. hcviz widens "
+            "models whose layers have the same widths."
+        ) from error
     if getattr(config, "multi_query", False) and not getattr(
         config, "new_decoder_architecture", False
     ):
         kv_heads = 1
-    head_dim = getattr(config, "head_dim", None) or hidden // heads
     ffn = {}
     for field in FFN_FIELDS:
         value = read(config, field)

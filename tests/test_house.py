@@ -22,7 +22,7 @@ ROOMS = """
     errors quiet precision files stored checkpoints
     families widths targets shrinking blocks segments infer faithful expansion folding rotary growth
     twin layouts
-    decloning deepening lockstep census cloning transfer verifying
+    decloning deepening lockstep usual census cloning transfer verifying
     documents corpus sources dropout schedule tables keeping record cards streaming arguments
     trainer marchenko places runs metrics comparing live training pretraining recording
     escaping losses
