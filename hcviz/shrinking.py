@@ -34,10 +34,11 @@ def shrunk(config, layers: int = 2):
     size, tiny = widths(config), copy.deepcopy(config)
     kv_heads = min(size.kv_heads, 2 * family_of(config).head_blocks)
     heads = kv_heads * min(size.group, 3)
-    coupled = size.heads * size.head_dim == size.hidden
+    attends = getattr(config, "num_attention_heads", None) is not None
+    coupled = attends and size.heads * size.head_dim == size.hidden
     if getattr(config, "head_dim", 0) is None and settable(config, "head_dim"):
         tiny.head_dim = size.head_dim  # None stands for hidden / heads, which the twin keeps
-    if getattr(config, "num_attention_heads", None) is not None:
+    if attends:
         tiny.num_attention_heads = heads
         for field in filter(lambda name: read(config, name), KV_FIELDS):
             write(tiny, field, kv_heads if size.kv_heads == read(config, field) else heads)
