@@ -4,6 +4,7 @@ import re
 
 import torch
 from torch import nn
+from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from hcviz.blocks import Dim, TensorAxes
@@ -24,8 +25,10 @@ def meta_model(config, model_class) -> nn.Module:
         CloneError: If the configuration cannot be built.
     """
     try:
-        with torch.device("meta"):
-            return model_class(config)
+        with torch.device("meta"), no_init_weights():
+            model = model_class(config)
+            model.tie_weights(recompute_mapping=False)
+            return model
     except Exception as error:  # modelling files raise all kinds
         raise CloneError(
             f"{model_class.__name__} cannot be built with hidden_size="

@@ -75,21 +75,21 @@ def widths(config) -> Widths:
             "its cross attention reads an encoder that would have to grow too. hcviz widens "
             "decoders; pass a causal language model."
         )
-    hidden, heads = (getattr(config, name, None) for name in ("hidden_size", "num_attention_heads"))
+    try:
+        hidden = getattr(config, "hidden_size", None)
+        heads = getattr(config, "num_attention_heads", None)
+        kv_field, head_dim = field_of(config, KV_FIELDS), getattr(config, "head_dim", None)
+    except Exception as error:  # of a configuration whose layers differ
+        raise CloneError(
+            f"{type(config).__name__} (model_type {config.model_type!r}): "
+            f"{str(error).split('. ')[0]}. hcviz widens models whose layers have the same widths."
+        ) from error
     if heads is None and field_of(config, ("state_size", "attention_hidden_size")):
         heads = 1  # a state-space or recurrent model attends to nothing
     if not isinstance(hidden, int) or not isinstance(heads, int):
         raise CloneError(_no_widths(config, hidden, heads))
-    try:
-        kv_field = field_of(config, KV_FIELDS)
-        kv_heads = read(config, kv_field) if kv_field else heads
-        head_dim = getattr(config, "head_dim", None) or hidden // heads
-    except Exception as error:  # of a configuration whose layers differ
-        reason = str(error).split(". ")[0]
-        raise CloneError(
-            f"{type(config).__name__} (model_type {config.model_type!r}): {reason}. hcviz widens "
-            "models whose layers have the same widths."
-        ) from error
+    head_dim = head_dim or hidden // heads
+    kv_heads = read(config, kv_field) if kv_field else heads
     if getattr(config, "multi_query", False) and not getattr(
         config, "new_decoder_architecture", False
     ):
