@@ -24,6 +24,17 @@ ROWS = {
         r"^\| ([\w-]+) \| (exact|partly|refused) \| ([^|]*) \|", PAGE.read_text("utf-8"), re.M
     )
 }
+_ROOT = "multiplies embeddings by sqrt(hidden_size), rounded to float32 unless loaded in float64"
+_KEPT = "keeps some weights in float32, in whatever dtype it is loaded"
+FLOAT32 = {
+    "ernie4_5_moe": _KEPT,
+    "gemma": _ROOT,
+    "gemma2": _ROOT,
+    "gemma3_text": _ROOT,
+    "olmo_hybrid": _KEPT,
+    "vaultgemma": _ROOT,
+}
+"""Types whose reload differs from what was saved by a rounding to float32, and why."""
 AGAIN = "make the page again: hcviz families --out docs/families.md"
 
 
@@ -77,6 +88,10 @@ def test_a_clone_of_the_type_is_exact_after_a_reload_as_the_stock_class(kind, tm
     # a reload leaves the tables that a model makes in float32 (rotary ones) in float32, and
     # double() turns those of the source into the float64 numbers that they are: do both alike
     exact = models.logits(source, input_ids=ids)
-    assert models.error(exact, models.logits(double.double(), input_ids=ids)) < 1e-12
+    allowed = 4 * torch.finfo(torch.float32).eps if kind in FLOAT32 else 1e-12
+    assert models.error(exact, models.logits(double.double(), input_ids=ids)) < allowed
     narrow = models.logits(source.float(), input_ids=ids)
-    assert models.error(narrow, models.logits(single, input_ids=ids)) < 2e-5
+    # where float32 itself is further off than that (Granite's unscaled attention), the clone's sums
+    # round in another order than the source's, each as far from the truth
+    rounding = models.error(exact, narrow)
+    assert models.error(narrow, models.logits(single, input_ids=ids)) < max(2e-5, 2 * rounding)
