@@ -25,7 +25,7 @@ class Family:
     """What keeps widths from growing, for the message when the twin finds that they cannot."""
 
 
-_ALIBI = Family(stuck="ALiBi slopes depend on the number of heads, so that heads cannot grow")
+_ALIBI = Family(stuck="ALiBi slopes depend on the number of heads, which cannot grow")
 _SINES = Family(stuck="sinusoidal positions depend on hidden_size, which cannot grow")
 _SSM = Family(
     stuck="the state-space mixer has heads of its own, as many as fill expand x hidden_size"

@@ -5,8 +5,10 @@ from hcviz.errors import CloneError
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 _OPEN_HEADS = "its defaults leave the head size open"
 _OPEN_EXPERTS = "its defaults leave the number of experts open"
+_LARGE = "its heads are large, and small ones are tried sooner"
 
 USUAL: dict[str, tuple[dict, str]] = {
+    "codegen": ({"n_embd": 1024, "n_head": 16}, _LARGE),
     "cohere_compass_text": (
         {
             "layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 10,
@@ -36,12 +38,15 @@ USUAL: dict[str, tuple[dict, str]] = {
     ),
     "hunyuan_v1_dense": ({"head_dim": 128}, _OPEN_HEADS),
     "hunyuan_v1_moe": ({"head_dim": 128}, _OPEN_HEADS),
+    "jamba": ({"hidden_size": 1024}, _LARGE),
     "lfm2_moe": (
         {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention"] * 2},
         "its defaults leave the kinds of layers open",
     ),
     "ministral": ({"head_dim": 128}, _OPEN_HEADS),
     "nemotron": ({"head_dim": 128, "num_key_value_heads": 8}, _OPEN_HEADS),
+    "nemotron_h": ({"mamba_num_heads": 16}, _LARGE),
+    "qwen3_5_text": ({"head_dim": 64}, _LARGE),
     "xmod": ({"default_language": "en_XX"}, "its defaults name no language"),
 }
 """By model type: what to set, and why. Checkpoints that were published have such fields set."""
