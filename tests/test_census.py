@@ -23,8 +23,9 @@ def test_others_name_what_keeps_them_and_what_still_works(table):
     assert table.loc["diffllama", "verdict"] == "partly"
     assert table.loc["diffllama", "grows"] == "hidden=1, ffn=2, heads=1; hidden=2, heads=1"
     assert "pairs head i" in table.loc["diffllama", "why"]
+    assert table.loc["bloom", "grows"].startswith("hidden=2, head_dim=2")
+    assert "ALiBi slopes depend on the number of heads" in table.loc["bloom", "why"]
     for kind, why in {
-        "bloom": "ALiBi slopes depend on the number of heads",
         "mamba2": "the state-space mixer has heads of its own",
         "bart": "encoder-decoder: its cross attention",
         "gemma3": "multi-modal configuration, and hcviz widens its text part",

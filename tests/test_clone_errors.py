@@ -9,8 +9,8 @@ from transformers import (
     BertForMaskedLM,
     LlamaForCausalLM,
     LlamaModel,
-    RwkvConfig,
     T5Config,
+    xLSTMConfig,
 )
 from transformers import T5ForConditionalGeneration as T5
 
@@ -97,8 +97,8 @@ def test_head_that_disagrees_with_its_configuration_is_named():
 
 
 def test_configuration_without_widths_is_named():
-    config = RwkvConfig(hidden_size=8)
-    with pytest.raises(hcviz.CloneError, match=r"RwkvConfig.*num_attention_heads=None"):
+    config = xLSTMConfig(hidden_size=8)
+    with pytest.raises(hcviz.CloneError, match=r"xLSTMConfig.*num_attention_heads=None"):
         widths(config)
 
 
