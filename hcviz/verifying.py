@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from hcviz.errors import HcvizError
 from hcviz.precision import TrueFloat64
 from hcviz.quiet import quiet
+from hcviz.twin import loop_over_experts
 
 ROUNDINGS = 64
 """Roundings of the dtype that may add up along the depth of a model: float32 is allowed 64 epsilon
@@ -217,13 +218,17 @@ def _in_float64(source, clone, ids) -> float:
     for model in (source, clone):
         tensors = [*model.named_parameters(), *model.named_buffers()]
         dtypes = {name: tensor.dtype for name, tensor in tensors}
+        experts = getattr(model.config, "_experts_implementation", None)
         model.double()
+        loop_over_experts(model)
         try:
             with TrueFloat64():
                 logits.append(_logits(model, ids))
         finally:  # a value that came from a narrower type returns unchanged
             for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
                 tensor.data = tensor.data.to(dtypes[name])
+            if experts:
+                model.set_experts_implementation(experts)
     return relative(*logits)
 
 

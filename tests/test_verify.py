@@ -3,6 +3,7 @@
 import models
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, MixtralConfig
 
 import hcviz
 from hcviz import verifying
@@ -41,6 +42,17 @@ def test_true_clone_passes_every_line(name, dtype):
     assert len(report.checks) == 8
     assert report.scale_ratio == pytest.approx(1, abs=8 * torch.finfo(dtype).eps)
     assert report.max_relative_error == report.checks[0].value
+
+
+def test_experts_are_compared_in_float64_one_by_one():
+    fields = {**models._GROUPED, "num_local_experts": 3}
+    source = models.randomise(AutoModelForCausalLM.from_config(MixtralConfig(**fields))).eval()
+    clone = hcviz.clone(source, check=False)
+    before = clone.config._experts_implementation
+    report = hcviz.verify(source, clone, reload=False)
+    assert report.passed, str(report)
+    assert report.to_frame().set_index("check").value["relative logit error, true float64"] < 1e-12
+    assert clone.config._experts_implementation == before
 
 
 def test_halved_logits_fail_although_argmax_agrees():

@@ -1,0 +1,63 @@
+"""The pages of docs/axes: their code runs, their pictures are drawn, the tests they name exist."""
+
+import ast
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from hcviz import cli
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "docs" / "axes"
+PAGES = sorted(FOLDER.glob("*.md"))
+AXES = [page for page in PAGES if page.stem != "README"]
+
+
+def entries() -> set[str]:
+    """The pictures that docs/axes/make.py draws, read without running it."""
+    for node in ast.parse((FOLDER / "make.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "PICTURES":
+            return {key.value for key in node.value.keys}
+    raise AssertionError("docs/axes/make.py has no PICTURES")
+
+
+@pytest.mark.parametrize("page", AXES, ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(python|sh)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    assert [kind for kind, _ in blocks] == ["python", "sh"]
+    for kind, block in blocks:
+        if kind == "python":
+            exec(compile(block, page.name, "exec"), {})
+            continue
+        for words in map(shlex.split, block.splitlines()):
+            monkeypatch.setattr(sys, "argv", words)
+            with pytest.raises(SystemExit) as stop:
+                cli.main()
+            assert stop.value.code == 0, (words, capsys.readouterr().err)
+            assert (tmp_path / words[3] / "config.json").is_file(), words
+
+
+@pytest.mark.parametrize("page", AXES, ids=lambda page: page.stem)
+def test_a_page_has_its_parts_and_its_picture(page):
+    text = page.read_text(encoding="utf-8")
+    parts = re.findall(r"^## (.+)$", text, flags=re.MULTILINE)
+    assert parts == ["What grows", "Formula", "Exact?", "Refused", "Use"]
+    assert re.findall(r"\]\((\w+)\.png\)", text) == [page.stem]
+    assert page.stem in entries()
+    assert (FOLDER / f"{page.stem}.png").stat().st_size < 60_000
+    assert f"({page.name})" in (FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_names_is_there(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (FOLDER / target).is_file(), target
+    for file, test in re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", text):
+        named = (ROOT / file).read_text(encoding="utf-8")
+        assert not test or f"def {test}(" in named, f"{file}::{test}"
