@@ -5,9 +5,10 @@ import copy
 import models
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import hcviz
+from hcviz.precision import TrueFloat64
 
 GUARDED = {"hidden": 2}
 FORMS = {
@@ -166,6 +167,25 @@ def test_single_key_value_head_stays_single_unless_asked():
     source = models.source("llama-one-kv")
     assert hcviz.clone(source).config.num_key_value_heads == 1
     assert hcviz.clone(source, kv_heads=2).config.num_key_value_heads == 2
+
+
+@pytest.mark.parametrize("call", [{"hidden": 3}, {"hidden": 1.5, "expansion": "random"}])
+@pytest.mark.parametrize("kind", ["mixtral", "qwen2_moe", "qwen3_moe"])
+def test_experts_and_the_choice_among_them_stay(kind, call):
+    fields = {**models._GROUPED, "num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
+    fields |= {"moe_intermediate_size": 24, "shared_expert_intermediate_size": 28}
+    config = AutoConfig.for_model(kind, **fields)
+    source = models.randomise(AutoModelForCausalLM.from_config(config)).double().eval()
+    pair = source, hcviz.clone(source, **call)
+    outputs = []
+    for model in pair:
+        model.set_experts_implementation("eager")
+        with torch.no_grad(), TrueFloat64():
+            outputs.append(model(input_ids=models.ids(), output_router_logits=True))
+    (one, other), scores = outputs, [output.router_logits[0] for output in outputs]
+    assert models.error(one.logits, other.logits) < 1e-12
+    assert models.error(*scores) < 1e-12
+    assert torch.equal(*(score.topk(2).indices for score in scores))
 
 
 def test_clone_of_a_clone_is_exact():
