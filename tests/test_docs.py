@@ -61,3 +61,13 @@ def test_what_a_page_names_is_there(page):
     for file, test in re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", text):
         named = (ROOT / file).read_text(encoding="utf-8")
         assert not test or f"def {test}(" in named, f"{file}::{test}"
+
+
+def test_the_readme_counts_families_as_their_table_does():
+    readme, table = (ROOT / name for name in ("README.md", "docs/families.md"))
+    rows = re.findall(r"^\| \S+ \| (exact|partly|refused) ", table.read_text("utf-8"), re.MULTILINE)
+    said = re.search(
+        r"Of the (\d+) .*, (\d+) clone exactly, (\d+) .* (\d+) are", readme.read_text()
+    )
+    kinds = (rows.count(kind) for kind in ("exact", "partly", "refused"))
+    assert [*map(int, said.groups())] == [len(rows), *kinds]

@@ -16,7 +16,9 @@ from hcviz import theme
 CELL = 0.27  # inches
 SHADES = LinearSegmentedColormap.from_list("units", ["#e8f4ef", "#8fcbb5", "#2d8a6b", "#0b3b2c"])
 SHARE = {"1/2": "½", "1/3": "⅓", "1/4": "¼", "2/3": "⅔"}
-MULTIPLES = "Below or beside each unit: the clone's weight as a multiple of the source's."
+MULTIPLES = (
+    "Colours: weights, grey is zero. Numbers: the clone's weight as a multiple of the source's."
+)
 
 
 def origins(wide: np.ndarray, small: np.ndarray) -> list[tuple[int | None, float]]:
