@@ -1,9 +1,12 @@
-"""One figure of runs by its name: measured, or read from what was measured, and drawn."""
+"""One figure of runs by its name: measured or read, and drawn; once, or while they train."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
 from hcviz import plots
@@ -93,6 +96,52 @@ def figure(
         )
     drawn = {"tensors": None} if name == "rank" else {}
     return draw(data, **drawn), data
+
+
+def watch(
+    out: str | Path, name: str = "loss", *, tensors: Sequence[str] | None = None
+) -> Callable[[dict], None]:
+    """Return a listener that draws a figure in a notebook, and again while runs train.
+
+    It draws all runs that it finds under ``out``, anew whenever one of them has a new snapshot, in
+    the place of the figure before.
+
+    Args:
+        out: The folder of one run, or of several.
+        name: A figure of ``hcviz.plots``: loss, ledger, cosine, ...
+        tensors: Regular expressions of the tensors; None as in :func:`figure`.
+
+    Returns:
+        A function for ``on_log=`` of :func:`hcviz.train` and :func:`hcviz.run_arms`.
+
+    Raises:
+        HcvizError: If there is no such figure.
+
+    Example:
+        >>> listener = watch("runs/live", "ledger")
+        >>> hcviz.run_arms(out="runs/live", on_log=listener)  # doctest: +SKIP
+    """
+    if name not in figure_names():
+        raise HcvizError(f"There is no figure {name!r}; there are {', '.join(figure_names())}.")
+    from IPython.display import display
+
+    shown: dict[str, Any] = {"snapshots": 0}
+
+    def listen(row: dict) -> None:
+        folders = sorted({path.parents[1] for path in Path(out).rglob("checkpoint-*/config.json")})
+        runs = sorted((Run(path) for path in folders), key=lambda run: run.info["started"])
+        snapshots = sum(len(run.steps) for run in runs)
+        if snapshots > shown["snapshots"]:
+            axes, _ = figure(runs, name, tensors=tensors)
+            picture = np.ravel(np.asarray(axes, dtype=object))[0].figure
+            if "place" in shown:
+                shown["place"].update(picture)
+            else:
+                shown["place"] = display(picture, display_id=True)
+            plt.close(picture)
+            shown["snapshots"] = snapshots
+
+    return listen
 
 
 def _matching(run: Run, tensors: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 ROOMS = """
-    documents corpus schedule dropout sources training runs widths escaping marchenko
+    documents corpus schedule dropout sources training runs widths escaping marchenko matrices
     metrics._copies metrics._spectra metrics._subjects
     plots._animate plots._cosine plots._evolution plots._histograms plots._pairs plots._sectors
     plots._spectra plots._symmetry

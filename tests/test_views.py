@@ -1,5 +1,8 @@
 """hcviz.views: every figure by its name, from a run."""
 
+import shutil
+
+import matplotlib.pyplot as plt
 import pytest
 import tiny
 
@@ -48,3 +51,38 @@ def test_what_cannot_be_drawn_is_said(run):
         figure([run], "blocks", tensors=["nowhere"])
     with pytest.raises(HcvizError, match="none of the asked"):
         figure([run], "blocks", steps=[99])
+
+
+def test_watch_draws_anew_for_each_snapshot_in_one_place(run, tmp_path, monkeypatch):
+    drawn, places = [], []
+
+    class Place:
+        def update(self, picture):
+            drawn.append(picture)
+
+    def display(picture, display_id):
+        drawn.append(picture)
+        places.append(Place())
+        return places[-1]
+
+    monkeypatch.setattr("IPython.display.display", display)
+    listener = hcviz.watch(tmp_path, "cosine", tensors=["0.*up_proj"])
+    steps = [f"checkpoint-{step}" for step in run.steps]
+    counts = []
+    for name, snapshots in (("a", steps[:1]), ("a", []), ("a", steps[1:]), ("b", steps)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        shutil.copy(run.path / "run.json", tmp_path / name)
+        for snapshot in snapshots:
+            shutil.copytree(run.path / snapshot, tmp_path / name / snapshot)
+        listener({"loss": 1.0})
+        counts.append(len(drawn))
+    assert counts == [1, 1, 2, 3]
+    assert len(places) == 1
+    reach = [max(line.get_xdata()[-1] for line in one.axes[0].lines) for one in drawn]
+    assert reach == [0, run.steps[-1], run.steps[-1]]
+    assert not plt.get_fignums()  # else the notebook would show the last one twice
+
+
+def test_watch_refuses_an_unknown_figure():
+    with pytest.raises(HcvizError, match="no figure 'ledgers'"):
+        hcviz.watch("runs", "ledgers")
