@@ -126,10 +126,12 @@ def watch(
     from IPython.display import display
 
     shown: dict[str, Any] = {"snapshots": 0}
+    known: dict[Path, Run] = {}  # a run keeps what it has read of its architecture
 
     def listen(row: dict) -> None:
-        folders = sorted({path.parents[1] for path in Path(out).rglob("checkpoint-*/config.json")})
-        runs = sorted((Run(path) for path in folders), key=lambda run: run.info["started"])
+        for path in Path(out).rglob("checkpoint-*/config.json"):
+            known[path.parents[1]] = known.get(path.parents[1]) or Run(path.parents[1])
+        runs = sorted(known.values(), key=lambda run: run.info["started"])
         snapshots = sum(len(run.steps) for run in runs)
         if snapshots > shown["snapshots"]:
             axes, _ = figure(runs, name, tensors=tensors)
