@@ -112,7 +112,10 @@ def test_an_import_that_points_up_is_seen():
     [
         ("ipywidgets", {"exploring", "gallery"}),
         ("tyro", {"cli", "cli_common", "cli_models", "cli_runs", "cli_views"}),
-        ("matplotlib", {"theme", "plots", "claims", "demo", "figures", "views", "report", "canvas"}),
+        (
+            "matplotlib",
+            {"theme", "plots", "claims", "demo", "figures", "views", "report", "canvas"},
+        ),
     ],
 )
 def test_heavy_packages_stay_in_their_rooms(package, allowed):
