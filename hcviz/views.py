@@ -131,9 +131,9 @@ def watch(
     def listen(row: dict) -> None:
         for path in Path(out).rglob("checkpoint-*/config.json"):
             known[path.parents[1]] = known.get(path.parents[1]) or Run(path.parents[1])
-        runs = sorted(known.values(), key=lambda run: run.info["started"])
+        runs = sorted(known.values(), key=lambda run: run.info.get("started", ""))
         snapshots = sum(len(run.steps) for run in runs)
-        if snapshots > shown["snapshots"]:
+        if snapshots != shown["snapshots"]:
             axes, _ = figure(runs, name, tensors=tensors)
             picture = np.ravel(np.asarray(axes, dtype=object))[0].figure
             if "place" in shown:
