@@ -104,7 +104,7 @@ def watch(
     """Return a listener that draws a figure in a notebook, and again while runs train.
 
     It draws all runs that it finds under ``out``, anew whenever one of them has a new snapshot, in
-    the place of the figure before.
+    the place of the figure before. What cannot be drawn yet, as a loss at step 0, comes later.
 
     Args:
         out: The folder of one run, or of several.
@@ -134,7 +134,10 @@ def watch(
         runs = sorted(known.values(), key=lambda run: run.info.get("started", ""))
         snapshots = sum(len(run.steps) for run in runs)
         if snapshots != shown["snapshots"]:
-            axes, _ = figure(runs, name, tensors=tensors)
+            try:
+                axes, _ = figure(runs, name, tensors=tensors)
+            except HcvizError:  # nothing to draw yet: training goes on, the next row tries again
+                return
             picture = np.ravel(np.asarray(axes, dtype=object))[0].figure
             if "place" in shown:
                 shown["place"].update(picture)

@@ -66,6 +66,7 @@ def test_watch_draws_anew_for_each_snapshot_in_one_place(run, tmp_path, monkeypa
         return places[-1]
 
     monkeypatch.setattr("IPython.display.display", display)
+    hcviz.watch(tmp_path, "cosine")({})  # no run is there yet: it waits
     listener = hcviz.watch(tmp_path, "cosine", tensors=["0.*up_proj"])
     steps = [f"checkpoint-{step}" for step in run.steps]
     counts = []
