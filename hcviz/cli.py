@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import tyro
@@ -14,11 +15,14 @@ from hcviz.cli_views import diff, measure, plot
 from hcviz.errors import HcvizError
 
 
-def lab(notebook: Positional[str] = "00_tour.ipynb", /, browser: bool = True) -> int:
+def lab(
+    notebook: Positional[str] = "00_tour.ipynb", /, app: bool = False, browser: bool = True
+) -> int:
     """Open JupyterLab on a notebook.
 
     Args:
         notebook: A file in notebooks/, or any path.
+        app: Open it with Voila: no code, only text, figures and sliders, for a class.
         browser: Open a browser window.
     """
     shipped = Path(__file__).parent.parent / "notebooks" / notebook
@@ -27,14 +31,17 @@ def lab(notebook: Positional[str] = "00_tour.ipynb", /, browser: bool = True) ->
         raise HcvizError(
             f"There is no notebook {notebook!r}, neither here nor in {shipped.parent}."
         )
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        str(path),
-        *([] if browser else ["--no-browser"]),
-    ]
-    return subprocess.call(command)
+    if app and not find_spec("voila"):
+        raise HcvizError(
+            "hcviz lab --app needs Voila, which is not installed. In a clone of the repository: "
+            "pip install -c constraints.txt -e '.[app]'"
+        )
+    command = [sys.executable, "-m", "voila" if app else "jupyterlab", str(path)]
+    command += ["--template=hcviz"] if app else []
+    command += [] if browser else ["--no-browser"]
+    places = [str(Path(__file__).parent / "app"), os.environ.get("JUPYTER_PATH", "")]
+    env = {**os.environ, "JUPYTER_PATH": os.pathsep.join(filter(None, places))}
+    return subprocess.call(command, env=env)
 
 
 COMMANDS = {

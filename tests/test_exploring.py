@@ -181,7 +181,9 @@ def test_frames_are_the_pictures_of_every_step(view):
     assert len(frames) == 2
     for number, step in enumerate(view.canvas.steps):
         view.slider.value = step
-        assert frames[view.tensor.value][number] == view.picture.value
+        baked = Image.open(io.BytesIO(frames[view.tensor.value][number])).convert("RGB")
+        # 128 colours for the whole picture, and the losses of JPEG: a few levels of 256
+        assert np.abs(np.asarray(baked, dtype=int) - pixels(view)).mean() < 4
 
 
 def test_arms_without_a_common_matrix_are_refused(runs, tmp_path):
