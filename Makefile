@@ -12,7 +12,7 @@ JOBS ?= 2
 UV_PICK := $(if $(filter file default undefined,$(origin PYTHON)),,--python $(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lab
+.PHONY: help setup demo test browser lint lab app gallery
 .DELETE_ON_ERROR:
 
 help: ## list these targets (the default)
@@ -28,12 +28,23 @@ demo: $(STAMP) ## run the main job: clone, train, measure, draw; ARGS go to `hcv
 test: $(STAMP) ## run the tests in JOBS processes; ARGS go to pytest, as in ARGS="-k plots"
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
+browser: $(STAMP) ## open the notebooks in a real browser (needs Chromium) and move their sliders
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,app,browser]'
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest tests/browser $(ARGS)
+
 lint: $(STAMP) ## check code and notebooks with ruff, and their formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 lab: $(STAMP) ## open JupyterLab on the tour
 	$(BIN)/jupyter lab notebooks/00_tour.ipynb $(ARGS)
+
+app: $(STAMP) ## open the tour as an app without code, with Voila
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,app]'
+	$(BIN)/hcviz lab --app $(ARGS)
+
+gallery: $(STAMP) ## render the notebooks into gallery/: pages that need no kernel and no network
+	$(BIN)/python -m hcviz.gallery $(ARGS)
 
 # One of the two files is newer than the stamp only after a change: then pip or uv looks again.
 $(STAMP): pyproject.toml constraints.txt

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+collect_ignore = ["browser"]  # `make browser` runs those
 pytest_plugins = ["pytester"]  # the safety net is tested too
 
 # Set before the first import of torch, numpy or transformers: they read these once.

@@ -28,7 +28,7 @@ OPTIONS = {
     "figures": "out",
     "families": "out",
     "pretrain": "out overwrite",
-    "lab": "no-browser",
+    "lab": "app no-browser",
 }
 """The options of every command. A new one is a decision: write it here."""
 
@@ -251,3 +251,22 @@ def test_a_truncated_checkpoint_is_named(hcviz, source, tmp_path):
     assert code == 2
     assert "broken" in err
     assert not (tmp_path / "out").exists()
+
+
+def test_lab_app_opens_voila_with_the_template_of_hcviz(hcviz, monkeypatch):
+    calls = []
+    monkeypatch.setattr(cli, "find_spec", lambda name: name)
+    monkeypatch.setattr(cli.subprocess, "call", lambda *a, **k: calls.append((a[0], k)) or 0)
+    assert hcviz("lab", "--app", "--no-browser")[0] == 0
+    [(words, options)] = calls
+    assert words[1:3] == ["-m", "voila"]
+    assert words[4:] == ["--template=hcviz", "--no-browser"]
+    place = Path(options["env"]["JUPYTER_PATH"].split(cli.os.pathsep)[0])
+    assert (place / "voila" / "templates" / "hcviz" / "index.html.j2").is_file()
+
+
+def test_lab_app_without_voila_says_how_to_install_it(hcviz, monkeypatch):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    code, _, err = hcviz("lab", "--app")
+    assert code == 2
+    assert re.search(r"Voila.*pip install -c constraints.txt -e '.\[app\]'", err)

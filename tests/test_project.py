@@ -19,7 +19,7 @@ import hcviz
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-TARGETS = ("help", "setup", "demo", "test", "lint", "lab")
+TARGETS = ("help", "setup", "demo", "test", "browser", "lint", "lab", "app", "gallery")
 make = pytest.mark.skipif(
     not shutil.which("make") or sys.platform == "win32", reason="needs make and a unix shell"
 )
@@ -149,6 +149,7 @@ def test_check_script_uses_make():
         "make lint",
         "make test",
     ]
+    assert "  HCVIZ_BROWSER=must make browser" in lines
     if sys.platform != "win32":
         assert os.access(script, os.X_OK)
 
@@ -260,6 +261,8 @@ def test_setup_names_a_python_that_is_missing(copy):
         ("test", ".venv/bin/python -m pytest -n 2 --dist loadfile"),
         ("lint", ".venv/bin/ruff format --check ."),
         ("lab", ".venv/bin/jupyter lab notebooks/00_tour.ipynb"),
+        ("app", ".venv/bin/hcviz lab --app"),
+        ("gallery", ".venv/bin/python -m hcviz.gallery"),
     ],
 )
 def test_targets_install_first(copy, target, last):

@@ -1,0 +1,131 @@
+"""Sliders in a real browser: JupyterLab, Voila, and pages of the gallery without a kernel."""
+
+import shutil
+
+import conftest as browser
+import pytest
+
+from hcviz import gallery
+
+NOTEBOOKS = sorted((browser.ROOT / "notebooks").glob("*.ipynb"))
+SLIDERS = [p for p in NOTEBOOKS if any(w in p.read_text() for w in ("explore(", "@interact"))]
+IDLE = """() => {
+  const session = window.jupyterapp.shell.currentWidget?.sessionContext?.session;
+  return session?.kernel?.status === "idle" && !document.querySelector(".jp-Dialog");
+}"""
+RUN = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }"
+DONE = """() => ![...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].some(
+  (one) => /\\*|\\[ \\]/.test(one.textContent))"""
+
+
+def drag(page, handle, by: int) -> None:
+    """Drag the handle of a slider sideways with the mouse."""
+    handle.scroll_into_view_if_needed()
+    box = handle.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + by, y, steps=6)
+    page.mouse.up()
+
+
+def changes(page, picture, act) -> None:
+    """Do something and wait until the picture is another one."""
+    before = picture.get_attribute("src")
+    act()
+    page.wait_for_function(
+        "([one, before]) => one.src !== before", arg=[picture.element_handle(), before]
+    )
+
+
+def try_explorer(page) -> None:
+    """Move the step slider by mouse and keys, play, and read the copies under the mouse."""
+    view = page.locator(".widget-vbox:has(.widget-play)").last
+    picture = view.locator("img.widget-image")
+    handle = view.locator(".widget-slider .noUi-handle")
+    changes(page, picture, lambda: drag(page, handle, -120))
+    handle.focus()
+    changes(page, picture, lambda: page.keyboard.press("Home"))
+    assert view.locator(".widget-readout").inner_text() == "0"
+    changes(page, picture, lambda: page.keyboard.press("ArrowRight"))
+    changes(page, picture, lambda: page.keyboard.press("ArrowRight"))  # the focus stays
+    changes(page, picture, view.locator(".widget-play button").first.click)
+    view.locator(".widget-play button").nth(0).click()  # pause
+    widths = [view.locator(css).bounding_box()["width"] for css in ("img.widget-image", "svg")]
+    assert widths[0] == pytest.approx(widths[1], abs=1)
+    picture.scroll_into_view_if_needed()
+    box = picture.bounding_box()
+    under = page.evaluate(
+        "([x, y]) => document.elementFromPoint(x, y).closest('use')?.getAttribute('href')",
+        [box["x"] + 0.06 * box["width"], box["y"] + 0.2 * box["height"]],
+    )
+    assert page.locator(f"{under} title").first.text_content().startswith("row 0, column 0")
+
+
+def try_interact(page, form) -> None:
+    """Move the first slider or list of an interact cell; its figure or its text is another one."""
+    before = form.locator(".widget-output").inner_html()
+    if form.locator(".noUi-handle").count():
+        drag(page, form.locator(".noUi-handle").first, 60)
+    else:
+        form.locator("select").first.select_option(index=1)
+    page.wait_for_function(
+        "([one, before]) => one.innerHTML !== before && one.querySelector('img')",
+        arg=[form.locator(".widget-output").element_handle(), before],
+    )
+
+
+@pytest.mark.parametrize("path", SLIDERS, ids=lambda path: path.stem)
+def test_notebook_in_jupyterlab(path, lab, page):
+    page.goto(lab.format(path.name))
+    page.wait_for_selector(".jp-Notebook")
+    page.wait_for_function("() => window.jupyterapp !== undefined")
+    page.wait_for_function(IDLE)
+    page.evaluate(RUN)
+    page.wait_for_selector(".widget-slider .noUi-handle, .widget-interact select")
+    page.wait_for_function(DONE)
+    assert not page.locator(".jp-OutputArea-output[data-mime-type*=error]").count()
+    for number in range(page.locator(".widget-interact").count()):
+        try_interact(page, page.locator(".widget-interact").nth(number))
+    if "explore(" in path.read_text():
+        try_explorer(page)
+
+
+def test_the_view_in_voila(tmp_path, page):
+    pytest.importorskip("voila", reason="Voila is not installed: pip install -e '.[app]'")
+    port = browser.free_port()
+    notebook = tmp_path / "view.ipynb"
+    shutil.copy(browser.ROOT / "notebooks" / "00_tour.ipynb", notebook)
+    run = (
+        "import sys, subprocess, hcviz.cli as cli; call = subprocess.call; "
+        f"cli.subprocess.call = lambda words, **o: call([*words, '--port={port}'], **o); "
+        f"sys.argv = ['hcviz', 'lab', '--app', '--no-browser', {str(notebook)!r}]; cli.main()"
+    )
+    server = browser.serve(tmp_path, f"http://127.0.0.1:{port}/static/", "-c", run)
+    try:
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.wait_for_selector(".widget-slider .noUi-handle")
+        try_explorer(page)
+        assert not page.locator(".jp-InputArea-editor").count()  # no code
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.mark.parametrize("path", SLIDERS, ids=lambda path: path.stem)
+def test_page_of_the_gallery(path, tmp_path, page):
+    gallery.main([str(path), "--out", str(tmp_path / "gallery")])
+    page.goto((tmp_path / "gallery" / "index.html").as_uri())
+    page.get_by_role("link").first.click()
+    boxes = page.locator(".hcviz-frames")
+    assert boxes.count() == path.read_text().count("@interact") + path.read_text().count("explore(")
+    for number in range(boxes.count()):
+        box = boxes.nth(number)
+        picture = box.locator("img")
+        if box.locator("input").count():
+            box.locator("input").last.focus()
+            changes(page, picture, lambda: page.keyboard.press("Home"))
+            changes(page, picture, lambda: page.keyboard.press("ArrowRight"))
+        changes(page, picture, box.locator("button").click)
+    assert page.evaluate("() => [...document.images].every((one) => one.src.startsWith('data:'))")
+    assert (tmp_path / "gallery" / f"{path.stem}.html").stat().st_size < 10e6

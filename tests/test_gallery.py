@@ -1,0 +1,100 @@
+"""Pages without a kernel: what is baked in, and that nothing is asked of a network."""
+
+import base64
+import io
+import json
+import re
+
+import matplotlib.pyplot as plt
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from PIL import Image
+
+from hcviz import gallery
+
+CELLS = {
+    "parameters": "WIDE = 2",
+    "drawn": """from ipywidgets import interact
+from matplotlib import pyplot as plt
+
+@interact(k=(1, 3), name=["a </script>", "b"])
+def draw(k=2, name="b"):
+    print(name, k * WIDE)
+    plt.figure(figsize=(k, 1))""",
+    "view": "import hcviz\n\nhcviz.explore(hcviz.recorded('demo').runs)",
+}
+
+
+def baked(page):
+    """Return what every slider of a page holds: setting -> image and text."""
+    found = re.findall(r'<script type="application/json">(.*?)</script></div>', page, re.DOTALL)
+    return [json.loads(one) for one in found]
+
+
+def image(frame):
+    kind, _, data = frame["image"].partition(",")
+    assert kind == "data:image/png;base64"
+    return Image.open(io.BytesIO(base64.b64decode(data)))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    notebook = nbformat.v4.new_notebook()
+    for tag, source in CELLS.items():
+        notebook.cells.append(nbformat.v4.new_code_cell(source, metadata={"tags": [tag]}))
+    path = tmp_path_factory.mktemp("gallery") / "small.ipynb"
+    nbformat.write(notebook, path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MPLBACKEND", raising=False)  # the kernel draws as in a real session
+        patch.setenv("PYTHONPATH", str(gallery.Path(gallery.__file__).parents[1]))
+        return gallery.render(path, WIDE=5)
+
+
+def test_interact_is_baked_in_at_every_setting(page):
+    frames = baked(page)[0]
+    assert set(frames) == {f"{k}-{name}" for k in range(3) for name in range(2)}
+    assert frames["2-0"]["text"] == "a </script> 15\n"  # and with the parameter of this run
+    assert [image(frames[f"{k}-1"]).width for k in range(3)] == [80, 160, 240]
+
+
+def test_explore_is_baked_in_at_every_step(page):
+    frames = baked(page)[1]
+    assert set(frames) == {f"0-{step}" for step in range(12)}
+    pictures = {frame["image"] for frame in frames.values()}
+    assert len(pictures) == 12
+    assert image(frames["0-0"]).width > 1000
+
+
+def test_a_page_begins_where_the_notebook_does(page):
+    drawn = BeautifulSoup(page, "html.parser")
+    sliders = drawn.select(".hcviz-frames input")
+    assert drawn.select_one("option[selected]").text == "b"
+    assert [(one["max"], one["value"]) for one in sliders] == [("2", "1"), ("11", "11")]
+
+
+def test_a_page_needs_no_network_and_no_kernel(page):
+    assert not re.findall(r'<(?:script|img|iframe)[^>]* src="(?!data:)[^"]+"', page)
+    assert not re.findall(r'<link[^>]* href="(?!data:)[^"]+"', page)
+    assert "widget-view+json" not in page
+    assert gallery.FREEZE.splitlines()[-1] not in page
+    assert len(page) < 10e6
+
+
+def test_an_error_stops_the_page(tmp_path):
+    path = tmp_path / "wrong.ipynb"
+    cells = [nbformat.v4.new_code_cell("raise ValueError('on purpose')")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    with pytest.raises(Exception, match="on purpose"):
+        gallery.render(path)
+
+
+def test_many_settings_are_thinned_evenly():
+    kept = gallery.thin({"a": range(21), "b": [0, 1]})
+    assert [*kept["a"]] == [*range(21)]
+    assert [*gallery.thin({"a": range(100), "b": [0, 1]})["a"]] == [*range(0, 100, 4)]
+
+
+def test_a_call_that_draws_nothing_gives_its_text():
+    plt.figure()  # of an earlier cell
+    assert gallery._picture(lambda k: print(k), {"k": 3}) == (b"", "3\n")
