@@ -120,9 +120,10 @@ class Canvas:
                 f"{axis} {line[nearest(line, step)]:.4g}".strip()
                 for axis, line in sorted(self.curves[number].items())
             ]
-            rows = [said[: 1 if len(said) == 1 else 2], said[2:]]
-            what = self.metric if len(said) == 1 else ""
-            self.notes[number].set_text("\n".join(f"{what} {'  '.join(row)}" for row in rows))
+            if len(said) == 1:
+                said = [self.metric, *said]
+            lines = ["  ".join(said[:2]), "  ".join(said[2:])]
+            self.notes[number].set_text("\n".join(lines))
             values = spectrum(run, self.name, step)
             self.spectra[number].set_data(np.arange(len(values)), values)
         line, label = self.cursor

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -85,7 +86,12 @@ def serve(folder: Path, address: str, *words: str) -> subprocess.Popen:
         path.write_text(text, encoding="utf-8")
     with open(folder / "log", "w", encoding="utf-8") as log:
         server = subprocess.Popen(
-            [sys.executable, *words], cwd=folder, env=env, stdout=log, stderr=log
+            [sys.executable, *words],
+            cwd=folder,
+            env=env,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     for _ in range(240):
         try:
@@ -97,8 +103,14 @@ def serve(folder: Path, address: str, *words: str) -> subprocess.Popen:
             if server.poll() is not None:
                 break
             time.sleep(0.5)
-    server.kill()
+    stop(server)
     raise RuntimeError((folder / "log").read_text(encoding="utf-8"))
+
+
+def stop(server: subprocess.Popen) -> None:
+    """End a server and what it started."""
+    os.killpg(server.pid, signal.SIGTERM)
+    server.wait(30)
 
 
 @pytest.fixture(scope="session")
@@ -112,5 +124,4 @@ def lab(tmp_path_factory):
         "--LabApp.expose_app_in_browser=True",
     )  # fmt: skip
     yield f"http://127.0.0.1:{port}/lab/tree/notebooks/{{}}?token=abc"
-    server.terminate()
-    server.wait(30)
+    stop(server)

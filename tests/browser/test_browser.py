@@ -108,12 +108,13 @@ def test_the_view_in_voila(tmp_path, page):
         try_explorer(page)
         assert not page.locator(".jp-InputArea-editor").count()  # no code
     finally:
-        server.terminate()
-        server.wait(30)
+        browser.stop(server)
 
 
 @pytest.mark.parametrize("path", SLIDERS, ids=lambda path: path.stem)
-def test_page_of_the_gallery(path, tmp_path, page):
+def test_page_of_the_gallery(path, tmp_path, page, monkeypatch):
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel draws as in a real session
+    monkeypatch.setenv("PYTHONPATH", str(browser.ROOT))
     gallery.main([str(path), "--out", str(tmp_path / "gallery")])
     page.goto((tmp_path / "gallery" / "index.html").as_uri())
     page.get_by_role("link").first.click()
