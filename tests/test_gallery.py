@@ -81,7 +81,8 @@ def test_a_page_needs_no_network_and_no_kernel(page):
     assert len(page) < 10e6
 
 
-def test_an_error_stops_the_page(tmp_path):
+def test_an_error_stops_the_page(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(gallery.Path(gallery.__file__).parents[1]))
     path = tmp_path / "wrong.ipynb"
     cells = [nbformat.v4.new_code_cell("raise ValueError('on purpose')")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)

@@ -114,7 +114,7 @@ def test_an_import_that_points_up_is_seen():
         ("tyro", {"cli", "cli_common", "cli_models", "cli_runs", "cli_views"}),
         (
             "matplotlib",
-            {"theme", "plots", "claims", "demo", "figures", "views", "report", "canvas"},
+            {"theme", "plots", "claims", "demo", "figures", "views", "report", "canvas", "gallery"},
         ),
     ],
 )

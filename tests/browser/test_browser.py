@@ -1,8 +1,7 @@
 """Sliders in a real browser: JupyterLab, Voila, and pages of the gallery without a kernel."""
 
-import shutil
-
 import conftest as browser
+import nbformat
 import pytest
 
 from hcviz import gallery
@@ -43,6 +42,9 @@ def try_explorer(page) -> None:
     view = page.locator(".widget-vbox:has(.widget-play)").last
     picture = view.locator("img.widget-image")
     handle = view.locator(".widget-slider .noUi-handle")
+    handle.focus()
+    page.keyboard.press("ArrowLeft")
+    changes(page, picture, lambda: page.keyboard.press("ArrowLeft"))
     changes(page, picture, lambda: drag(page, handle, -120))
     handle.focus()
     changes(page, picture, lambda: page.keyboard.press("Home"))
@@ -95,7 +97,8 @@ def test_the_view_in_voila(tmp_path, page):
     pytest.importorskip("voila", reason="Voila is not installed: pip install -e '.[app]'")
     port = browser.free_port()
     notebook = tmp_path / "view.ipynb"
-    shutil.copy(browser.ROOT / "notebooks" / "00_tour.ipynb", notebook)
+    cell = nbformat.v4.new_code_cell("import hcviz\n\nhcviz.explore(hcviz.recorded('demo').runs)")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), notebook)
     run = (
         "import sys, subprocess, hcviz.cli as cli; call = subprocess.call; "
         f"cli.subprocess.call = lambda words, **o: call([*words, '--port={port}'], **o); "
@@ -105,6 +108,7 @@ def test_the_view_in_voila(tmp_path, page):
     try:
         page.goto(f"http://127.0.0.1:{port}/")
         page.wait_for_selector(".widget-slider .noUi-handle")
+        page.wait_for_load_state("networkidle")
         try_explorer(page)
         assert not page.locator(".jp-InputArea-editor").count()  # no code
     finally:
