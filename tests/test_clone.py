@@ -154,6 +154,15 @@ def storages(model):
     return {t.untyped_storage().data_ptr() for t in tensors if t.numel()}
 
 
+@pytest.mark.parametrize("factor", [4, 8])
+@pytest.mark.parametrize("name", ["gpt_neox", "llama", "phi3"])
+def test_large_factors_are_exact(name, factor):
+    source = models.source(name, torch.float64)
+    wide = hcviz.clone(source, hidden=factor, expansion="random")
+    assert models.error(models.logits(source), models.logits(wide)) < 1e-12
+    assert wide.config.hidden_size == factor * source.config.hidden_size
+
+
 def test_recipe_says_how_the_clone_was_made():
     wide = hcviz.clone(models.source("llama"), hidden=2, ffn=3, expansion="noisy-symmetric", seed=4)
     factors = {"hidden": 2, "ffn": 3, "expert_ffn": 3, "kv_heads": 2, "group": 1, "head_dim": 1}
