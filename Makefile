@@ -12,12 +12,12 @@ JOBS ?= 2
 UV_PICK := $(if $(filter file default undefined,$(origin PYTHON)),,--python $(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser lint lab app gallery
+.PHONY: help setup demo test browser lint lab app gallery notebooks
 .DELETE_ON_ERROR:
 
 help: ## list these targets (the default)
 	@echo "make TARGET [PYTHON=python3.12] [ARGS='...']"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## install hcviz and its tools into .venv (uv if it is there, else pip)
 
@@ -45,6 +45,10 @@ app: $(STAMP) ## open the tour as an app without code, with Voila
 
 gallery: $(STAMP) ## render the notebooks into gallery/: pages that need no kernel and no network
 	$(BIN)/python -m hcviz.gallery $(ARGS)
+
+notebooks: $(STAMP) ## train the recorded runs of the notebooks again (half an hour or more)
+	$(BIN)/hcviz demo --record data/runs/demo --overwrite
+	$(BIN)/python data/runs/make.py
 
 # One of the two files is newer than the stamp only after a change: then pip or uv looks again.
 $(STAMP): pyproject.toml constraints.txt

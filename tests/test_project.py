@@ -19,7 +19,7 @@ import hcviz
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-TARGETS = ("help", "setup", "demo", "test", "browser", "lint", "lab", "app", "gallery")
+TARGETS = ("help", "setup", "demo", "test", "browser", "lint", "lab", "app", "gallery", "notebooks")
 make = pytest.mark.skipif(
     not shutil.which("make") or sys.platform == "win32", reason="needs make and a unix shell"
 )
@@ -263,6 +263,7 @@ def test_setup_names_a_python_that_is_missing(copy):
         ("lab", ".venv/bin/jupyter lab notebooks/00_tour.ipynb"),
         ("app", ".venv/bin/hcviz lab --app"),
         ("gallery", ".venv/bin/python -m hcviz.gallery"),
+        ("notebooks", ".venv/bin/python data/runs/make.py"),
     ],
 )
 def test_targets_install_first(copy, target, last):
