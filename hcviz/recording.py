@@ -12,7 +12,6 @@ import pandas as pd
 from hcviz.errors import HcvizError
 from hcviz.files import data_folder, fresh_folder
 from hcviz.runs import Run
-from hcviz.tables import table
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Recorded:
     @cached_property
     def frame(self) -> pd.DataFrame:
         """Every metric of every arm at every step, as :func:`hcviz.measure` gives it."""
-        return table(pd.read_parquet(self.path / "metrics.parquet"))
+        return pd.read_parquet(self.path / "metrics.parquet").astype({"axis": object})
 
     @cached_property
     def history(self) -> pd.DataFrame:
