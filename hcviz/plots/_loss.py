@@ -156,11 +156,18 @@ def _draw_level(ax: Axes, level: float, text: str) -> None:
     )  # fmt: skip
 
 
+def _at(base, where):
+    """Interpolate a curve; where it has no point yet, as in a run that has just begun, NaN."""
+    x, y = (np.asarray(values, dtype=float) for values in (base.index, base))
+    where = np.asarray(where, dtype=float)
+    return np.interp(where, x, y, np.nan, np.nan) if len(x) else np.full(len(where), np.nan)
+
+
 def _gap_panel(ax: Axes, curves: dict[str, pd.DataFrame], looks: dict, against: str) -> dict:
     """Draw every arm minus one; arms out of proportion get a note and leave the scale alone."""
     base = curves[against]["mean"]
     gaps = {
-        name: (curve["mean"] - np.interp(curve.index, base.index, base, np.nan, np.nan)).dropna()
+        name: (curve["mean"].astype(float) - _at(base, curve.index)).dropna()
         for name, curve in curves.items()
         if name != against
     }
