@@ -237,7 +237,10 @@ def widen(
         read = math.prod(large.read_copies)
         if read == 1 or form.plain:
             piece = small.view if scale == 1 else small.view * scale
-            large.view.copy_(piece if read == 1 else piece / read)
+            if read == 1:
+                large.view.copy_(piece)
+            else:  # straight into place: a quotient in between would cost as much as a fourth copy
+                torch.div(piece.expand_as(large.view), read, out=large.view)
         else:
             _share(name, small.view.double() * scale, large, form, generator)
     _pad(wide, axes, factors, fill, generator)
