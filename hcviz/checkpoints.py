@@ -5,6 +5,7 @@ experts that are stacked on loading. A :class:`Unit` is the smallest group that 
 """
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,8 @@ METADATA = {"format": "pt"}
 class Checkpoint:
     """The tensors of a folder of safetensors files, read one at a time.
 
-    They are read, not mapped, so that no page of a file counts as memory of this process.
+    They are read, not mapped, so that no page of a file counts as memory of this process; only what
+    says shapes and dtypes is mapped.
 
     Args:
         folder: A folder with ``model.safetensors``, or shards and their index.
@@ -51,25 +53,27 @@ class Checkpoint:
                 f"{folder} holds no whole safetensors weights (model.safetensors, or shards and "
                 "model.safetensors.index.json). Download it again, or save it with save_pretrained."
             )
-        self._of = {}
+        self._of, self._mapped = {}, {}
         for path in self.files:
             try:
                 file = safe_open(path, framework="pt", backend="pread")
+                mapped = safe_open(path, framework="pt")
             except (SafetensorError, OSError) as error:
                 raise HcvizError(
                     f"{path} cannot be read: {error}. The file is damaged or cut short; "
                     "download it again."
                 ) from error
             self._of.update(dict.fromkeys(file.keys(), file))
+            self._mapped.update(dict.fromkeys(file.keys(), mapped))
 
     def __iter__(self):
         return iter(self._of)
 
     def empty(self, key: str) -> torch.Tensor:
         """Return a tensor's shape and dtype, as a tensor on the meta device."""
-        part = self._of[key].get_slice(key)
+        part = self._mapped[key].get_slice(key)
         shape = part.get_shape()
-        dtype = (part[:0] if shape else self._of[key].get_tensor(key)).dtype
+        dtype = (part[:0] if shape else self._mapped[key].get_tensor(key)).dtype
         return torch.empty(shape, dtype=dtype, device="meta")
 
     def tensor(self, key: str) -> torch.Tensor:
@@ -130,6 +134,35 @@ def units(model: PreTrainedModel, keys: Iterable[str]) -> tuple[list[Unit], list
             stale.append(key)
     made = [Unit(n, tuple(stored), of_pattern.get(stored[0][0])) for n, stored in found.items()]
     return made, stale
+
+
+class Turns:
+    """Memory for parts of a file, one of which is written while the next is made.
+
+    Two stretches take turns, used again and again: clearing new memory takes Linux as long as
+    filling it. What is made in a turn is gone two turns later.
+
+    Args:
+        size: Bytes of the largest part.
+    """
+
+    def __init__(self, size: int):
+        """Reserve the memory; it is taken only as far as it is used."""
+        self._stretches = [torch.empty(size, dtype=torch.uint8) for _ in range(2)]
+        self._used = 0
+
+    def next(self) -> None:
+        """Begin a part."""
+        self._stretches.reverse()
+        self._used = 0
+
+    def empty(self, shape, dtype: torch.dtype, device=None) -> torch.Tensor:
+        """Return a tensor in this turn's stretch; in new memory if it has no room left."""
+        first, size = self._used, math.prod(shape) * dtype.itemsize
+        self._used += -(-size // 64) * 64
+        if first + size > len(self._stretches[0]):
+            return torch.empty(shape, dtype=dtype, device=device)
+        return self._stretches[0][first : first + size].view(dtype).view(shape)
 
 
 def write_shard(path: Path, tensors: Mapping[str, torch.Tensor], parts: Iterable[dict]) -> None:

@@ -3,7 +3,7 @@
 import math
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 
@@ -209,6 +209,7 @@ def widen(
     expansion: Expansion,
     scale: float = 1.0,
     fill: str = "zero",
+    empty: Callable[..., torch.Tensor] = torch.empty,
 ) -> torch.Tensor:
     """Grow one tensor.
 
@@ -222,13 +223,14 @@ def widen(
         scale: A factor for the whole tensor (folded constants).
         fill: What padding writes: ``zero``, or the ``mean`` of the units that it is added to.
             Weights that read padding are free; they are random.
+        empty: Gives the memory, as ``torch.empty`` does.
 
     Returns:
         A new tensor of shape ``wide_shape(axes, factors)`` in the source's dtype and device.
         Summed over the copies that are read, every written copy is the source's tensor again
         (times ``scale``), up to one rounding of the dtype.
     """
-    wide = torch.empty(wide_shape(axes, factors), dtype=source.dtype, device=source.device)
+    wide = empty(wide_shape(axes, factors), dtype=source.dtype, device=source.device)
     form = expansion.at(name, axes)
     seed = (form.seed * 1_000_003 + zlib.crc32(name.encode())) % 2**63
     generator = torch.Generator().manual_seed(seed)

@@ -71,16 +71,19 @@ class Plan:
         """The name of the head that the clone gets for itself; its source is the embedding."""
         return self.folding.head
 
-    def widened(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """Return one tensor of the clone, given the source's (the embedding for :attr:`head`)."""
+    def widened(self, name: str, tensor: torch.Tensor, empty=torch.empty) -> torch.Tensor:
+        """Return one tensor of the clone, given the source's (the embedding for :attr:`head`).
+
+        ``empty`` gives its memory, as ``torch.empty`` does.
+        """
         scale = self.folding.scales.get(name, 1.0)
         if name == self.head:
             index, write = self.axes[self.embedding]
             axes = (Dim("write", index.segments), Dim("read", write.segments))
-            return widen(name, tensor, axes, self.factors, self.form, scale)
+            return widen(name, tensor, axes, self.factors, self.form, scale, empty=empty)
         offset = self.folding.offsets.get(name, 0.0) if scale != 1 else 0.0
         fill = self.folding.fills.get(name, "zero")
-        wide = widen(name, tensor, self.axes[name], self.factors, self.form, scale, fill)
+        wide = widen(name, tensor, self.axes[name], self.factors, self.form, scale, fill, empty)
         return wide + (scale - 1) * offset if offset else wide
 
 

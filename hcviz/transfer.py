@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-from hcviz.checkpoints import Checkpoint, Unit, units, write_shard
+from hcviz.checkpoints import Checkpoint, Turns, Unit, units, write_shard
 from hcviz.cloning import decide
 from hcviz.errors import CloneError, HcvizError
 from hcviz.files import write_text
@@ -81,6 +81,9 @@ class Transfer:
         maker, self.of_unit = self._units(), {}
         for name in empty:
             self.of_unit.setdefault(maker[self.own_name[name]], []).append(name)
+        self._turns = Turns(
+            max(sum(_nbytes(empty[n]) + 64 for n in names) for names in self.of_unit.values())
+        )
         self.outputs = revert_weight_conversion(self.wide, empty)
         self.unit_of = {}
         for unit, names in self.of_unit.items():
@@ -130,11 +133,14 @@ class Transfer:
 
     def make(self, unit: Unit) -> dict[str, torch.Tensor]:
         """Read, widen and bring to the form of the files what one unit makes."""
+        self._turns.next()
         read = {self.own_name[n]: t for n, t in self._read(unit, self.stored.tensor).items()}
         head, wide = self.plan.head, {}
         for name in self.of_unit[unit]:
             own = self.own_name[name]
-            wide[name] = self.plan.widened(name if name == head else own, read[own])
+            wide[name] = self.plan.widened(
+                name if name == head else own, read[own], self._turns.empty
+            )
         return revert_weight_conversion(self.wide, wide)
 
     def write(self, folder: Path, shards: dict[str, list[str]], progress: bool) -> None:
