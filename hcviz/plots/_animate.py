@@ -1,5 +1,7 @@
 """Animate any figure over steps: GIF, MP4, or a web page with a player."""
 
+import contextlib
+import shutil
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -58,10 +60,10 @@ def animate(
         raise HcvizError(
             f"Cannot animate to {out}: choose a path that ends in .gif, .mp4 or .html."
         )
-    if out.suffix == ".mp4" and not animation.FFMpegWriter.isAvailable():
+    if out.suffix == ".mp4" and _ffmpeg() is None:
         raise HcvizError(
-            f"{out} needs the program ffmpeg, which was not found. "
-            "Install it, or write a .gif or .html."
+            f"{out} needs the program ffmpeg, which was not found. Install it or the package "
+            "imageio-ffmpeg, or write a .gif or .html."
         )
     images = [_frame(draw(step), dpi) for step in steps]
     sizes = {image.shape for image in images}
@@ -81,16 +83,15 @@ def animate(
     return out
 
 
-def _movie(images: list[np.ndarray], fps: float, dpi: int) -> animation.FuncAnimation:
-    """Return an animation that shows one picture after the other."""
-    tall, wide = images[0].shape[:2]
-    figure = Figure(figsize=(wide / dpi, tall / dpi), dpi=dpi)
-    FigureCanvasAgg(figure)
-    shown = figure.figimage(images[0])
-    return animation.FuncAnimation(
-        figure, lambda i: shown.set_array(images[i]), frames=len(images), interval=1000 / fps,
-        init_func=lambda: None,
-    )  # fmt: skip
+def _ffmpeg() -> str | None:
+    """Return where ffmpeg is: the program on the path, or the one of imageio-ffmpeg."""
+    found = shutil.which(mpl.rcParams["animation.ffmpeg_path"])
+    if found is None:
+        with contextlib.suppress(ImportError):
+            from imageio_ffmpeg import get_ffmpeg_exe
+
+            found = get_ffmpeg_exe()
+    return found
 
 
 def _movie(images: list[np.ndarray], fps: float, dpi: int) -> animation.FuncAnimation:
@@ -103,16 +104,6 @@ def _movie(images: list[np.ndarray], fps: float, dpi: int) -> animation.FuncAnim
         figure, lambda i: shown.set_array(images[i]), frames=len(images), interval=1000 / fps,
         init_func=lambda: None,
     )  # fmt: skip
-
-
-def _gif(images: list[np.ndarray], path: Path, fps: float) -> None:
-    """Write a GIF in the colours of all frames together, so that none changes its meaning."""
-    palette = Image.fromarray(np.concatenate(images)).quantize(256, kmeans=1)
-    first, *others = (
-        Image.fromarray(image).quantize(palette=palette, dither=Image.Dither.NONE)
-        for image in images
-    )
-    first.save(path, save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
 
 
 def _write(images: list[np.ndarray], path: Path, fps: float, dpi: int) -> None:
@@ -122,7 +113,8 @@ def _write(images: list[np.ndarray], path: Path, fps: float, dpi: int) -> None:
             page = _movie(images, fps, dpi).to_jshtml(fps=fps, default_mode="loop")
         path.write_text(page, encoding="utf-8")
     elif path.suffix == ".mp4":
-        _movie(images, fps, dpi).save(path, writer=animation.FFMpegWriter(fps=fps), dpi=dpi)
+        with mpl.rc_context({"animation.ffmpeg_path": _ffmpeg()}):
+            _movie(images, fps, dpi).save(path, writer=animation.FFMpegWriter(fps=fps), dpi=dpi)
     else:  # in the colours of all frames together, so that none changes its meaning
         palette = Image.fromarray(np.concatenate(images)).quantize(256, kmeans=1)
         options = {"palette": palette, "dither": Image.Dither.NONE}

@@ -123,5 +123,5 @@ def lab(tmp_path_factory):
         f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=abc",
         "--LabApp.expose_app_in_browser=True",
     )  # fmt: skip
-    yield f"http://127.0.0.1:{port}/lab/tree/notebooks/{{}}?token=abc"
+    yield f"http://127.0.0.1:{port}/lab/tree/notebooks/{{}}?token=abc&reset"
     stop(server)
