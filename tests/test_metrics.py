@@ -1,6 +1,8 @@
 """Metrics: by hand on 4x4, against independent formulas on random input, and over runs."""
 
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -219,3 +221,32 @@ def test_every_metric_says_what_it_is():
 def test_a_moment_is_not_compared_with_a_weight():
     with pytest.raises(HcvizError, match=r"exp_avg.distance.*Leave the prefix out"):
         hcviz.measure("nowhere", metrics=["exp_avg.distance"])
+
+
+MEASURE = """
+import resource, sys, hcviz
+from hcviz.runs import Run
+unit = 1 if sys.platform == "darwin" else 1024
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+metrics = ["ledger", "cosine", "pairs", "norm"]
+run = Run.of(sys.argv[1])
+hcviz.measure(run, metrics=metrics, tensors="layers.0", cache=False)  # what is loaded once
+before = peak()
+frame = hcviz.measure(run, metrics=metrics, cache=False)
+print(peak() - before, frame["tensor"].nunique())
+"""
+
+
+def test_memory_is_that_of_a_tensor_whatever_the_model(tmp_path):
+    """A model of a billion parameters is measured as this one is: one tensor after the other."""
+    small = tiny.model("llama", hidden_size=256, intermediate_size=512, num_hidden_layers=24)
+    hcviz.clone(small, expansion="noisy-symmetric", check=False).save_pretrained(tmp_path)
+    whole = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    grown, tensors = map(int, done.stdout.split())
+    assert tensors > 24 * 9
+    largest = 2048 * 512 * 8  # in float64, in which pairs are taken
+    assert grown < 4 * largest < whole / 5
