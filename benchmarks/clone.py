@@ -99,13 +99,12 @@ def seconds(function, *arguments, **options) -> tuple[float, float]:
 def peak(shape: str, dtype: str) -> dict[str, float]:
     """Measure a child process that only builds the source and clones it once."""
     code = (
-        "import resource, sys, torch; sys.path.insert(0, sys.argv[1]); import clone, hcviz\n"
-        "rss = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "import sys, torch; sys.path.insert(0, sys.argv[1]); import clone, hcviz, tables\n"
         "hcviz.clone(clone.source('pythia-70m', torch.float32).eval()); base = 0\n"
         "import psutil; base = psutil.Process().memory_info().rss\n"
         "m = clone.source(sys.argv[2], getattr(torch, sys.argv[3])); w = hcviz.clone(m)\n"
         "size = lambda x: sum(p.numel() * p.element_size() for p in x.parameters())\n"
-        "print(rss() - base, size(m) + size(w))"
+        "print(tables.peak() - base, size(m) + size(w))"
     )
     here = __file__.rsplit("/", 1)[0]
     done = subprocess.run(

@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -26,7 +25,7 @@ import psutil
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
-from tables import facts, show
+from tables import facts, peak, show
 from transformers import AutoConfig, AutoModelForCausalLM
 
 SHAPE = {"vocab_size": 32000, "hidden_size": 3072, "intermediate_size": 8192, "head_dim": 128}
@@ -91,8 +90,7 @@ def stream(source: str, out: str, shard: str) -> None:
         cli.main()
     os.sync()
     spent = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(spent, (peak - base) / 1e9, time.process_time())
+    print(spent, (peak() - base) / 1e9, time.process_time())
 
 
 def write(made: str, out: str, shard: str) -> None:

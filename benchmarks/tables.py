@@ -25,6 +25,20 @@ def facts() -> dict:
     }
 
 
+def peak() -> int:
+    """Return the most memory that this process has had, in bytes.
+
+    Linux gives a child the peak of its parent in ``ru_maxrss``, so there it is read elsewhere.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = status.read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes
+
+
 def show(result: dict, out: Path | None) -> None:
     """Print a result, lists as median and spread, and write it as JSON if asked to."""
     for name, value in result.items():

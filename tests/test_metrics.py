@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -224,11 +225,11 @@ def test_a_moment_is_not_compared_with_a_weight():
 
 
 MEASURE = """
-import resource, sys, hcviz
+import sys
+sys.path.insert(0, sys.argv[2])
+import hcviz
+from tables import peak
 from hcviz.runs import Run
-unit = 1 if sys.platform == "darwin" else 1024
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 metrics = ["ledger", "cosine", "pairs", "norm"]
 run = Run.of(sys.argv[1])
 hcviz.measure(run, metrics=metrics, tensors="layers.0", cache=False)  # what is loaded once
@@ -244,7 +245,16 @@ def test_memory_is_that_of_a_tensor_whatever_the_model(tmp_path):
     hcviz.clone(small, expansion="noisy-symmetric", check=False).save_pretrained(tmp_path)
     whole = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True
+        [
+            sys.executable,
+            "-c",
+            MEASURE,
+            str(tmp_path),
+            str(Path(__file__).parents[1] / "benchmarks"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     grown, tensors = map(int, done.stdout.split())
     assert tensors > 24 * 9
