@@ -9,6 +9,7 @@ import html
 import io
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,23 @@ from hcviz.files import fresh_folder
 
 FREEZE = "from hcviz import gallery\n\ngallery.freeze()"
 MOST_FRAMES = 64
+INDEX = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>hcviz: notebooks</title>
+<style>
+  body {{ font: 17px/1.5 system-ui, sans-serif; color: #222; max-width: 44em; margin: 3em auto;
+    padding: 0 1em; }}
+  ol {{ list-style: none; padding: 0; }}
+  a {{ color: #0b3c8c; font-weight: 600; font-size: 1.1em; }}
+  p {{ margin: 0.2em 0 1.2em; }}
+</style>
+<h1>hcviz</h1>
+<p>See what a widened language model makes of its copies. These pages need no kernel and no network;
+their sliders move.</p>
+<ol>
+{links}
+</ol>
+"""
 PAGE = """<div class="hcviz-frames" style="margin:.5em 0">{controls}
 <button type="button">play</button><pre></pre><img style="max-width:100%" alt="{alt}">
 <script type="application/json">{frames}</script></div>
@@ -210,6 +228,17 @@ def render(notebook: Path, **parameters: Any) -> str:
     return exporter.from_notebook_node(pages, {"metadata": {"name": notebook.stem}})[0]
 
 
+def heading(notebook: Path) -> tuple[str, str]:
+    """Return a notebook's title and the first paragraph below it, as plain text."""
+    import nbformat
+
+    cells = nbformat.read(notebook, as_version=4).cells
+    first = next((cell.source for cell in cells if cell.cell_type == "markdown"), "")
+    title, *rest = [part.replace("\n", " ") for part in first.split("\n\n")]
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)|[*`]", r"\1", rest[0] if rest else "")
+    return title.lstrip("# ") or notebook.stem, plain
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Render notebooks into a folder, with an index."""
     shipped = Path(__file__).parent.parent / "notebooks"
@@ -222,10 +251,12 @@ def main(words: Sequence[str] | None = None) -> None:
         for notebook in options.notebooks:
             page = folder / f"{notebook.stem}.html"
             page.write_text(render(notebook), encoding="utf-8")
-            links.append(f'<li><a href="{page.name}">{notebook.stem.replace("_", " ")}</a></li>')
+            title, lead = heading(notebook)
+            links.append(
+                f'<li><a href="{page.name}">{html.escape(title)}</a><p>{html.escape(lead)}</p></li>'
+            )
             print(f"{options.out / page.name}: {page.stat().st_size / 1e6:.1f} MB", flush=True)
-        index = f"<!doctype html><meta charset=utf-8><title>hcviz</title><ul>{''.join(links)}</ul>"
-        (folder / "index.html").write_text(index, encoding="utf-8")
+        (folder / "index.html").write_text(INDEX.format(links="\n".join(links)), encoding="utf-8")
 
 
 if __name__ == "__main__":

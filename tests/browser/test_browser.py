@@ -6,6 +6,8 @@ import pytest
 
 from hcviz import gallery
 
+sync_api = pytest.importorskip("playwright.sync_api", reason="make browser installs playwright")
+
 NOTEBOOKS = sorted((browser.ROOT / "notebooks").glob("*.ipynb"))
 SLIDERS = [p for p in NOTEBOOKS if any(w in p.read_text() for w in ("explore(", "@interact"))]
 IDLE = """() => {
@@ -91,6 +93,7 @@ def test_notebook_in_jupyterlab(path, lab, page):
         try_interact(page, page.locator(".widget-interact").nth(number))
     if "explore(" in path.read_text():
         try_explorer(page)
+    page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
 
 
 def test_the_view_in_voila(tmp_path, page):
@@ -123,7 +126,8 @@ def test_page_of_the_gallery(path, tmp_path, page, monkeypatch):
     page.goto((tmp_path / "gallery" / "index.html").as_uri())
     page.get_by_role("link").first.click()
     boxes = page.locator(".hcviz-frames")
-    assert boxes.count() == path.read_text().count("@interact") + path.read_text().count("explore(")
+    text = path.read_text()
+    sync_api.expect(boxes).to_have_count(text.count("@interact") + text.count("explore("))
     for number in range(boxes.count()):
         box = boxes.nth(number)
         picture = box.locator("img")
