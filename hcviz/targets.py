@@ -57,7 +57,8 @@ def factors_to(config: PreTrainedConfig, target) -> dict[str, Fraction]:
     here, there = _sizes(config), _sizes(target)
     factors = _named(config, {field: size for field, size in there.items() if field in here})
     reached = resized(config, **resolve_factors(config, **factors)).to_dict()
-    wanted = target.to_dict()
+    undone = (getattr(target, "hcviz", None) or {}).get("changed", {})  # by cloning, no width
+    wanted = {**target.to_dict(), **undone}
     missed = {
         field: (reached.get(field), wanted.get(field))
         for field in sorted({*reached, *wanted})

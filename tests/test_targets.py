@@ -75,3 +75,13 @@ def test_experts_have_an_axis_of_their_own():
     wide.set_experts_implementation("eager")
     assert (wide.config.intermediate_size, wide.config.moe_intermediate_size) == (48, 36)
     assert models.error(models.logits(source), models.logits(wide)) < 1e-12
+
+
+@pytest.mark.parametrize("call", [{"hidden": 1.5}, {"hidden": 2, "heads": 1, "head_dim": 2}])
+def test_a_clone_reaches_the_configuration_of_another_clone(call):
+    """Padding changes eps, wider heads the rotary frequencies; both are the clone's own making."""
+    source = models.source("llama-head-size")
+    wide = hcviz.clone(source, **call)
+    again = hcviz.clone(source, to_config=wide.config)
+    assert again.config.hcviz["factors"] == wide.config.hcviz["factors"]
+    assert again.config.to_dict() == wide.config.to_dict()
