@@ -7,7 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from hcviz.blocks import SYMMETRY, Blocks, TensorAxes, pieces
-from hcviz.metrics._grams import CHUNK, NEAR, grams, levels_of, mean_cosine, share_outside
+from hcviz.metrics._grams import (
+    CHUNK,
+    NEAR,
+    Grams,
+    grams,
+    levels_of,
+    mean_cosine,
+    share_outside,
+)
 from hcviz.metrics._registry import Row, exact_pieces, is_table, metric
 
 
@@ -36,14 +44,19 @@ def _mean_cosine(copies: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.stack(found).mean(0)
 
 
-def _row_copies(weight: torch.Tensor, axes: TensorAxes, factors) -> Iterator[tuple[Blocks, list]]:
-    """Yield each piece of a matrix with the copies that its rows read, [n_written, rows, cols].
+def _read_copies(blocks: Blocks, axes: TensorAxes) -> tuple[torch.Tensor, ...]:
+    """Return the copies that the rows of a piece read, each [n_written, rows, cols].
 
     Nothing in an embedding reads copies; its rows are tokens, its copies written.
     """
+    grid = blocks.grid()  # [n_written, n_read, rows, cols]
+    return (grid.permute(1, 0, 3, 2) if is_table(axes) else grid).unbind(1)
+
+
+def _row_copies(weight: torch.Tensor, axes: TensorAxes, factors) -> Iterator[tuple[Blocks, tuple]]:
+    """Yield each piece of a matrix whose rows read copies, with these, in float64."""
     for blocks in exact_pieces(weight, axes, factors) if len(axes) == 2 else ():
-        grid = blocks.grid()  # [n_written, n_read, rows, cols]
-        copies = (grid.permute(1, 0, 3, 2) if is_table(axes) else grid).unbind(1)
+        copies = _read_copies(blocks, axes)
         if len(copies) > 1:
             yield blocks, copies
 
@@ -55,20 +68,27 @@ def cosine(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -
     For n copies it is the mean over their pairs. Rows are outputs; an embedding's are its tokens.
     It ignores scale, and says nothing of how written copies (rows) relate to each other.
     """
-    quick = {}
-    for blocks, products in grams(weight, axes, factors):
-        read = math.prod(blocks.write_copies if is_table(axes) else blocks.read_copies)
-        quick[blocks.part] = mean_cosine(products, read) if read > 1 else None
-    if quick and all(value is None or 1 - value > NEAR for value in quick.values()):
-        found = quick
-    else:
-        found = {
-            blocks.part: _mean_cosine(copies).mean().item()
-            for blocks, copies in _row_copies(weight, axes, factors)
-        }
-    for part, value in found.items():
-        if value is not None:
-            yield {"part": part, "value": value}
+    quick = grams(weight, axes, factors)
+    for blocks in pieces(weight, axes, factors) if len(axes) == 2 else ():
+        found, copies = next(quick, None), _read_copies(blocks, axes)
+        if len(copies) > 1:
+            value = _quick_cosine(found, axes)
+            if value is None:
+                value = _mean_cosine([copy.double() for copy in copies]).mean().item()
+            yield {"part": blocks.part, "value": value}
+
+
+def _quick_cosine(found: Grams | None, axes: TensorAxes) -> float | None:
+    """Return the mean cosine by the products of one pass; None if they do not tell it."""
+    if found is None:
+        return None
+    written = len(found.blocks.write_copies)
+    levels = range(written) if is_table(axes) else range(written, len(found.equal))
+    lengths = found.products.diagonal(dim1=1, dim2=2)
+    if found.locked(levels) and (lengths > 0).all():
+        return 1.0
+    value = mean_cosine(found.products, math.prod(found.blocks.view.shape[k] for k in levels))
+    return value if 1 - value > NEAR else None
 
 
 @metric("cosine.rows")
@@ -161,15 +181,22 @@ def ledger(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -
     """
     quick = grams(weight, axes, factors)
     for blocks in pieces(weight, axes, factors):
-        _, products = next(quick, (None, None))
+        found = next(quick, None)
         for letter in sorted({SYMMETRY[axis] for axis in blocks.copy_axes if axis in SYMMETRY}):
-            share = None
-            if products is not None:
-                sizes = blocks.view.shape[: len(blocks.copy_axes)]
-                share = share_outside(products, sizes, levels_of(blocks, letter))
-            if share is None or share < NEAR:
-                share = _exact_share(blocks, letter)
+            share = _quick_share(found, levels_of(blocks, letter))
+            share = _exact_share(blocks, letter) if share is None else share
             yield {"part": blocks.part, "axis": letter, "value": share}
+
+
+def _quick_share(found: Grams | None, levels: Sequence[int]) -> float | None:
+    """Return the share outside the mean over some levels; None if the products do not tell it."""
+    if found is None:
+        return None
+    if found.locked(levels):
+        return 0.0
+    sizes = found.blocks.view.shape[: len(found.equal)]
+    share = share_outside(found.products, sizes, levels)
+    return None if share < NEAR else share
 
 
 def _exact_share(blocks: Blocks, letter: str) -> float:

@@ -7,7 +7,8 @@ cannot tell (copies nearly equal) is left to the exact way in float64.
 import itertools
 import math
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,38 +26,57 @@ taken."""
 _LAST: list[tuple[Any, tuple, list]] = []
 
 
-def grams(weight: torch.Tensor, axes: TensorAxes, factors) -> Iterator[tuple[Blocks, torch.Tensor]]:
-    """Yield each piece of a large weight with the products of its copies.
+@dataclass(frozen=True)
+class Grams:
+    """What one pass over a piece of a large weight tells of its copies."""
+
+    blocks: Blocks
+    products: torch.Tensor
+    """``[rows, copies, copies]`` in float64: the products of a row's copies, written ones first.
+    The rows of an embedding are its tokens."""
+    equal: tuple[bool, ...]
+    """By level of copies, in the order of ``blocks.copy_axes``: equal bit by bit."""
+
+    def locked(self, levels: Iterable[int]) -> bool:
+        """Tell whether the copies of some levels are all equal bit by bit."""
+        return all(self.equal[level] for level in levels)
+
+
+def grams(weight: torch.Tensor, axes: TensorAxes, factors) -> Iterator[Grams]:
+    """Yield what one pass over each piece of a large weight tells of its copies.
 
     Args:
         weight: A matrix of at least :data:`LARGE` entries, in less than float64; of others nothing
             is yielded.
         axes: Its axis map.
         factors: The factor of each axis.
-
-    Yields:
-        The piece, and ``[rows, copies, copies]`` in float64: the products of a row's copies,
-        written ones first. The rows of an embedding are its tokens.
     """
     small = weight.dim() != 2 or weight.numel() < LARGE or weight.dtype == torch.float64
     if small or weight.requires_grad:
         return
     state = (weight._version, str(factors))
     if not _LAST or _LAST[0][0]() is not weight or _LAST[0][1] != state:
-        found = [(blocks, _products(blocks, axes)) for blocks in pieces(weight, axes, factors)]
-        _LAST[:] = [(weakref.ref(weight), state, [products for _, products in found])]
-    yield from zip(pieces(weight, axes, factors), _LAST[0][2], strict=True)
+        found = [_products(blocks, axes) for blocks in pieces(weight, axes, factors)]
+        _LAST[:] = [(weakref.ref(weight), state, found)]
+    for blocks, (products, equal) in zip(pieces(weight, axes, factors), _LAST[0][2], strict=True):
+        yield Grams(blocks, products, equal)
 
 
-def _products(blocks: Blocks, axes: TensorAxes) -> torch.Tensor:
-    """Return the products of a piece's copies, row by row."""
+def _products(blocks: Blocks, axes: TensorAxes) -> tuple[torch.Tensor, tuple[bool, ...]]:
+    """Return the products of a piece's copies, row by row, and which levels have equal copies."""
     grid = blocks.grid().permute((3, 0, 1, 2) if is_table(axes) else (2, 0, 1, 3))
     written, read, cols = grid.shape[1:]
-    step, found = max(1, CHUNK // (written * read * cols)), []
+    sizes = blocks.view.shape[: len(blocks.copy_axes)]
+    step, found, equal = max(1, CHUNK // (written * read * cols)), [], [True] * len(sizes)
     for part in grid.split(step):
-        part = part.reshape(len(part), written * read, cols).float()
+        part = part.reshape(len(part), written * read, cols)
+        for level, so_far in enumerate(equal):
+            if so_far:  # told in the precision that is stored
+                copies = part.unflatten(1, sizes).movedim(level + 1, 0)
+                equal[level] = torch.equal(copies[1:], copies[:1].expand_as(copies[1:]))
+        part = part.float()
         found.append(torch.bmm(part, part.transpose(1, 2)))
-    return torch.cat(found).double()
+    return torch.cat(found).double(), tuple(equal)
 
 
 def mean_cosine(products: torch.Tensor, read: int) -> float:
