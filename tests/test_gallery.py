@@ -102,6 +102,8 @@ def test_a_call_that_draws_nothing_gives_its_text():
 
 
 def test_a_heading_is_the_title_and_the_first_paragraph_as_plain_text(tmp_path):
-    cells = [nbformat.v4.new_markdown_cell("# A *title*\n\nRead [this](a.md),\nthen `that`.\n\nMore")]
+    cells = [
+        nbformat.v4.new_markdown_cell("# A *title*\n\nRead [this](a.md),\nthen `that`.\n\nMore")
+    ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
     assert gallery.heading(tmp_path / "a.ipynb") == ("A *title*", "Read this, then that.")
