@@ -29,8 +29,9 @@ from tables import facts, peak, show
 from transformers import AutoConfig, AutoModelForCausalLM
 
 SHAPE = {"vocab_size": 32000, "hidden_size": 3072, "intermediate_size": 8192, "head_dim": 128}
-FIGURES = {"stream": ("stream_s", "peak_gb", "stream_cpu_s"), "write": ("write_s", "write_cpu_s")}
 HEADS = {"num_attention_heads": 24, "num_key_value_heads": 8}
+FIGURES = {"stream": ("stream_s", "peak_gb", "stream_cpu_s"), "write": ("write_s", "write_cpu_s")}
+"""What each job prints."""
 
 
 def empty_model(layers: int):
@@ -154,7 +155,7 @@ def main() -> None:
         source.mkdir()
         size = make_source(source, options.gb)
         os.sync()  # or the first run would also bring the source to the disk
-        child("stream", str(source), str(out), options.shard)  # what is written decides on sizes
+        child("stream", str(source), str(out), options.shard)  # not counted; tells the sizes
         written = sum(path.stat().st_size for path in out.glob("*.safetensors"))
         config = Path(folder) / "config.json"
         shutil.copy(out / "config.json", config)

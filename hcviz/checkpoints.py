@@ -143,11 +143,12 @@ class Turns:
     filling it. What is made in a turn is gone two turns later.
 
     Args:
-        size: Bytes of the largest part.
+        parts: The bytes of the tensors of every part.
     """
 
-    def __init__(self, size: int):
-        """Reserve the memory; it is taken only as far as it is used."""
+    def __init__(self, parts: Iterable[Iterable[int]]):
+        """Reserve the memory of the largest part; it is taken only as far as it is used."""
+        size = max(sum(map(_aligned, part)) for part in parts)
         self._stretches = [torch.empty(size, dtype=torch.uint8) for _ in range(2)]
         self._used = 0
 
@@ -157,12 +158,15 @@ class Turns:
         self._used = 0
 
     def empty(self, shape, dtype: torch.dtype, device=None) -> torch.Tensor:
-        """Return a tensor in this turn's stretch; in new memory if it has no room left."""
+        """Return a tensor of the part in this turn's stretch, as ``torch.empty`` does."""
         first, size = self._used, math.prod(shape) * dtype.itemsize
-        self._used += -(-size // 64) * 64
-        if first + size > len(self._stretches[0]):
-            return torch.empty(shape, dtype=dtype, device=device)
+        self._used += _aligned(size)
         return self._stretches[0][first : first + size].view(dtype).view(shape)
+
+
+def _aligned(size: int) -> int:
+    """Return how many bytes a tensor takes of a stretch, so that the next starts well."""
+    return -(-size // 64) * 64
 
 
 def write_shard(path: Path, tensors: Mapping[str, torch.Tensor], parts: Iterable[dict]) -> None:

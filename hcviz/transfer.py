@@ -81,9 +81,7 @@ class Transfer:
         maker, self.of_unit = self._units(), {}
         for name in empty:
             self.of_unit.setdefault(maker[self.own_name[name]], []).append(name)
-        self._turns = Turns(
-            max(sum(_nbytes(empty[n]) + 64 for n in names) for names in self.of_unit.values())
-        )
+        self._turns = Turns([_nbytes(empty[n]) for n in names] for names in self.of_unit.values())
         self.outputs = revert_weight_conversion(self.wide, empty)
         self.unit_of = {}
         for unit, names in self.of_unit.items():

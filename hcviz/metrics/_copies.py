@@ -72,22 +72,24 @@ def cosine(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -
     for blocks in pieces(weight, axes, factors) if len(axes) == 2 else ():
         found, copies = next(quick, None), _read_copies(blocks, axes)
         if len(copies) > 1:
-            value = _quick_cosine(found, axes)
+            value = _quick_cosine(found, len(blocks.write_copies), axes)
             if value is None:
                 value = _mean_cosine([copy.double() for copy in copies]).mean().item()
             yield {"part": blocks.part, "value": value}
 
 
-def _quick_cosine(found: Grams | None, axes: TensorAxes) -> float | None:
-    """Return the mean cosine by the products of one pass; None if they do not tell it."""
+def _quick_cosine(found: Grams | None, written: int, axes: TensorAxes) -> float | None:
+    """Return the mean cosine by the products of one pass; None if they do not tell it.
+
+    The first ``written`` levels of copies are written ones.
+    """
     if found is None:
         return None
-    written = len(found.blocks.write_copies)
     levels = range(written) if is_table(axes) else range(written, len(found.equal))
     lengths = found.products.diagonal(dim1=1, dim2=2)
     if found.locked(levels) and (lengths > 0).all():
         return 1.0
-    value = mean_cosine(found.products, math.prod(found.blocks.view.shape[k] for k in levels))
+    value = mean_cosine(found.products, math.prod(found.sizes[k] for k in levels))
     return value if 1 - value > NEAR else None
 
 
@@ -194,8 +196,7 @@ def _quick_share(found: Grams | None, levels: Sequence[int]) -> float | None:
         return None
     if found.locked(levels):
         return 0.0
-    sizes = found.blocks.view.shape[: len(found.equal)]
-    share = share_outside(found.products, sizes, levels)
+    share = share_outside(found.products, found.sizes, levels)
     return None if share < NEAR else share
 
 

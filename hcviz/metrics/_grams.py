@@ -30,12 +30,13 @@ _LAST: list[tuple[Any, tuple, list]] = []
 class Grams:
     """What one pass over a piece of a large weight tells of its copies."""
 
-    blocks: Blocks
     products: torch.Tensor
     """``[rows, copies, copies]`` in float64: the products of a row's copies, written ones first.
     The rows of an embedding are its tokens."""
+    sizes: tuple[int, ...]
+    """The number of copies of each level, in the order of the piece's ``copy_axes``."""
     equal: tuple[bool, ...]
-    """By level of copies, in the order of ``blocks.copy_axes``: equal bit by bit."""
+    """Whether the copies of each level are equal bit by bit."""
 
     def locked(self, levels: Iterable[int]) -> bool:
         """Tell whether the copies of some levels are all equal bit by bit."""
@@ -43,7 +44,7 @@ class Grams:
 
 
 def grams(weight: torch.Tensor, axes: TensorAxes, factors) -> Iterator[Grams]:
-    """Yield what one pass over each piece of a large weight tells of its copies.
+    """Yield what one pass over a large weight tells, piece by piece in the order of ``pieces``.
 
     Args:
         weight: A matrix of at least :data:`LARGE` entries, in less than float64; of others nothing
@@ -56,14 +57,13 @@ def grams(weight: torch.Tensor, axes: TensorAxes, factors) -> Iterator[Grams]:
         return
     state = (weight._version, str(factors))
     if not _LAST or _LAST[0][0]() is not weight or _LAST[0][1] != state:
-        found = [_products(blocks, axes) for blocks in pieces(weight, axes, factors)]
+        found = [_one_pass(blocks, axes) for blocks in pieces(weight, axes, factors)]
         _LAST[:] = [(weakref.ref(weight), state, found)]
-    for blocks, (products, equal) in zip(pieces(weight, axes, factors), _LAST[0][2], strict=True):
-        yield Grams(blocks, products, equal)
+    yield from _LAST[0][2]
 
 
-def _products(blocks: Blocks, axes: TensorAxes) -> tuple[torch.Tensor, tuple[bool, ...]]:
-    """Return the products of a piece's copies, row by row, and which levels have equal copies."""
+def _one_pass(blocks: Blocks, axes: TensorAxes) -> Grams:
+    """Read a piece once, in stretches of rows that stay in the cache."""
     grid = blocks.grid().permute((3, 0, 1, 2) if is_table(axes) else (2, 0, 1, 3))
     written, read, cols = grid.shape[1:]
     sizes = blocks.view.shape[: len(blocks.copy_axes)]
@@ -76,7 +76,7 @@ def _products(blocks: Blocks, axes: TensorAxes) -> tuple[torch.Tensor, tuple[boo
                 equal[level] = torch.equal(copies[1:], copies[:1].expand_as(copies[1:]))
         part = part.float()
         found.append(torch.bmm(part, part.transpose(1, 2)))
-    return torch.cat(found).double(), tuple(equal)
+    return Grams(torch.cat(found).double(), tuple(sizes), tuple(equal))
 
 
 def mean_cosine(products: torch.Tensor, read: int) -> float:

@@ -1,12 +1,12 @@
 """Sliders in a real browser: JupyterLab, Voila, and pages of the gallery without a kernel."""
 
+from importlib.util import find_spec
+
 import conftest as browser
 import nbformat
 import pytest
 
 from hcviz import gallery
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="make browser installs playwright")
 
 NOTEBOOKS = sorted((browser.ROOT / "notebooks").glob("*.ipynb"))
 SLIDERS = [p for p in NOTEBOOKS if any(w in p.read_text() for w in ("explore(", "@interact"))]
@@ -97,7 +97,8 @@ def test_notebook_in_jupyterlab(path, lab, page):
 
 
 def test_the_view_in_voila(tmp_path, page):
-    pytest.importorskip("voila", reason="Voila is not installed: pip install -e '.[app]'")
+    if not find_spec("voila"):
+        browser.missing("Voila is not installed: pip install -c constraints.txt -e '.[app]'")
     port = browser.free_port()
     notebook = tmp_path / "view.ipynb"
     cell = nbformat.v4.new_code_cell("import hcviz\n\nhcviz.explore(hcviz.recorded('demo').runs)")
@@ -120,6 +121,8 @@ def test_the_view_in_voila(tmp_path, page):
 
 @pytest.mark.parametrize("path", SLIDERS, ids=lambda path: path.stem)
 def test_page_of_the_gallery(path, tmp_path, page, monkeypatch):
+    from playwright.sync_api import expect  # the page is there, so it is installed
+
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel draws as in a real session
     monkeypatch.setenv("PYTHONPATH", str(browser.ROOT))
     gallery.main([str(path), "--out", str(tmp_path / "gallery")])
@@ -127,7 +130,7 @@ def test_page_of_the_gallery(path, tmp_path, page, monkeypatch):
     page.get_by_role("link").first.click()
     boxes = page.locator(".hcviz-frames")
     text = path.read_text()
-    sync_api.expect(boxes).to_have_count(text.count("@interact") + text.count("explore("))
+    expect(boxes).to_have_count(text.count("@interact") + text.count("explore("))
     for number in range(boxes.count()):
         box = boxes.nth(number)
         picture = box.locator("img")
