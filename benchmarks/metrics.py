@@ -2,8 +2,8 @@
 
     python benchmarks/metrics.py --shape pythia-410m --runs 5
 
-- copies: ledger and cosine of every tensor of a noisy clone's checkpoint, against reading its bytes
-  once and summing them.
+- copies: ledger and cosine of every tensor of a checkpoint, against reading its bytes once and
+  summing them; its copies are far apart, nearly equal, or equal bit by bit.
 - spectrum: the metric against ``torch.linalg.svdvals`` of the same matrix alone.
 - live: the share of a training run that measuring the ledger of all tensors adds.
 - snapshots: the share of it that saving the default snapshots adds.
@@ -26,9 +26,12 @@ import torch
 from clone import SHAPES, source
 
 import hcviz
+from hcviz.blocks import pieces
 from hcviz.layouts import layout
 from hcviz.metrics import METRICS
 from hcviz.runs import Run
+
+FACTORS = {"hidden": 2, "ffn": 2, "kv_heads": 2}
 
 
 def seconds(function) -> float:
@@ -48,23 +51,36 @@ def spread(pairs) -> dict[str, object]:
     }
 
 
-def copies(shape: str, runs: int, folder: Path) -> dict[str, object]:
-    """Compare ledger and cosine over a checkpoint of a shape with reading it once."""
+APART = {"noisy": 0.3, "trained": 0.01, "locked": 0.0}
+"""How far the copies of a checkpoint are apart, in standard deviations of its weights."""
+
+
+def checkpoint(shape: str, apart: float, folder: Path) -> Run:
+    """Save a checkpoint of a shape whose copies are so far apart."""
     model = source(shape, torch.float32)
-    factors = {"hidden": 2, "ffn": 2, "kv_heads": 2, "group": 1, "head_dim": 1}
-    for parameter in model.parameters():  # copies that differ: nothing is locked
-        parameter.data += torch.randn(parameter.shape[-1]) * 0.01
+    axes, generator = layout(model.config, factors=FACTORS), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(std=0.02, generator=generator)
+            for blocks in pieces(parameter, axes[name], FACTORS):
+                first = blocks.view[(slice(1),) * len(blocks.copy_axes)].clone()
+                blocks.view.copy_(first.expand_as(blocks.view))
+            if apart:
+                noise = torch.empty_like(parameter).normal_(generator=generator)
+                parameter.add_(noise, alpha=0.02 * apart)
     model.save_pretrained(folder)
-    run = Run.of(folder, label=shape)
-    axes = layout(model.config, factors=factors)
-    names = run.names()
-    del model
+    return Run.of(folder, label=shape, factors=FACTORS)
+
+
+def copies(run: Run, runs: int) -> dict[str, object]:
+    """Compare ledger and cosine over a checkpoint with reading it once."""
+    names, axes = run.names(), run.layout
 
     def measured() -> None:
         for name in names:
             weight = run.tensor(name)
             for metric in ("ledger", "cosine"):
-                list(METRICS[metric].function(weight, axes[name], factors))
+                list(METRICS[metric].function(weight, axes[name], FACTORS))
 
     def read() -> None:
         for name in names:
@@ -146,7 +162,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = {
             "shape": options.shape,
-            "copies": copies(options.shape, options.runs, Path(folder, "model")),
+            "copies": {
+                kind: copies(checkpoint(options.shape, apart, Path(folder, kind)), options.runs)
+                for kind, apart in APART.items()
+            },
             "spectrum": spectrum(options.runs),
         }
         if not options.no_training:

@@ -47,7 +47,7 @@ def wide_level(axis: str | None, size: int, factors: Factors) -> int:
     Raises:
         ValueError: If it is not whole.
     """
-    wide = size * Fraction(factors.get(axis, 1))
+    wide = size * factors.get(axis, 1)
     if wide.denominator != 1:
         raise ValueError(f"{axis}: {size} units times {factors[axis]} is no whole number.")
     return int(wide)

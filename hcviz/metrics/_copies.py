@@ -7,15 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from hcviz.blocks import SYMMETRY, Blocks, TensorAxes, pieces
-from hcviz.metrics._grams import (
-    CHUNK,
-    NEAR,
-    Grams,
-    grams,
-    levels_of,
-    mean_cosine,
-    share_outside,
-)
+from hcviz.metrics._onepass import CHUNK, Levels, levels_of, one_pass, row_levels
 from hcviz.metrics._registry import Row, exact_pieces, is_table, metric
 
 
@@ -40,7 +32,8 @@ def baseline(entries: int, *, sigmas: float = 2.0) -> float:
 
 def _mean_cosine(copies: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return the cosine along the last dimension, mean over the pairs of copies."""
-    found = [torch.cosine_similarity(a, b, dim=-1) for a, b in itertools.combinations(copies, 2)]
+    pairs = itertools.combinations(copies, 2)
+    found = [torch.cosine_similarity(a, b, dim=-1, eps=1e-150) for a, b in pairs]
     return torch.stack(found).mean(0)
 
 
@@ -68,29 +61,16 @@ def cosine(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -
     For n copies it is the mean over their pairs. Rows are outputs; an embedding's are its tokens.
     It ignores scale, and says nothing of how written copies (rows) relate to each other.
     """
-    quick = grams(weight, axes, factors)
+    quick = one_pass(weight, axes, factors)
     for blocks in pieces(weight, axes, factors) if len(axes) == 2 else ():
         found, copies = next(quick, None), _read_copies(blocks, axes)
-        if len(copies) > 1:
-            value = _quick_cosine(found, len(blocks.write_copies), axes)
-            if value is None:
-                value = _mean_cosine([copy.double() for copy in copies]).mean().item()
-            yield {"part": blocks.part, "value": value}
-
-
-def _quick_cosine(found: Grams | None, written: int, axes: TensorAxes) -> float | None:
-    """Return the mean cosine by the products of one pass; None if they do not tell it.
-
-    The first ``written`` levels of copies are written ones.
-    """
-    if found is None:
-        return None
-    levels = range(written) if is_table(axes) else range(written, len(found.equal))
-    lengths = found.products.diagonal(dim1=1, dim2=2)
-    if found.locked(levels) and (lengths > 0).all():
-        return 1.0
-    value = mean_cosine(found.products, math.prod(found.sizes[k] for k in levels))
-    return value if 1 - value > NEAR else None
+        if len(copies) < 2:
+            continue
+        if found:
+            value = 1 - found.gaps[row_levels(blocks, axes)]
+        else:
+            value = _mean_cosine([copy.double() for copy in copies]).mean().item()
+        yield {"part": blocks.part, "value": value}
 
 
 @metric("cosine.rows")
@@ -181,28 +161,18 @@ def ledger(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -
     The symmetric part is the mean over the copies of one axis. Copies that are equal bit by bit
     give 0.0, any difference more.
     """
-    quick = grams(weight, axes, factors)
+    quick = one_pass(weight, axes, factors)
     for blocks in pieces(weight, axes, factors):
         found = next(quick, None)
         for letter in sorted({SYMMETRY[axis] for axis in blocks.copy_axes if axis in SYMMETRY}):
-            share = _quick_share(found, levels_of(blocks, letter))
-            share = _exact_share(blocks, letter) if share is None else share
+            levels = levels_of(blocks, letter)
+            share = found.shares[levels] if found else _exact_share(blocks, levels)
             yield {"part": blocks.part, "axis": letter, "value": share}
 
 
-def _quick_share(found: Grams | None, levels: Sequence[int]) -> float | None:
-    """Return the share outside the mean over some levels; None if the products do not tell it."""
-    if found is None:
-        return None
-    if found.locked(levels):
-        return 0.0
-    share = share_outside(found.products, found.sizes, levels)
-    return None if share < NEAR else share
-
-
-def _exact_share(blocks: Blocks, letter: str) -> float:
-    """Return the share of squared norm outside the mean over an axis's copies, in float64."""
-    copies, dims = len(blocks.copy_axes), levels_of(blocks, letter)
+def _exact_share(blocks: Blocks, dims: Levels) -> float:
+    """Return the share of squared norm outside the mean over levels of copies, in float64."""
+    copies = len(blocks.copy_axes)
     first = tuple(slice(0, 1) if d in dims else slice(None) for d in range(blocks.view.dim()))
     if torch.equal(blocks.view, blocks.view[first].expand_as(blocks.view)):
         return 0.0  # told in the precision that is stored, which is quick
