@@ -3,9 +3,13 @@
 import contextlib
 import hashlib
 import json
+import os
 import shutil
+import sys
+import threading
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +26,7 @@ from hcviz.infer import tensors
 from hcviz.quiet import quiet
 from hcviz.record import surroundings
 from hcviz.sources import folder_of
-from hcviz.stored import stamp
+from hcviz.stored import stamp, weight_files
 from hcviz.transfer import Transfer
 from hcviz.verifying import Report, verify
 
@@ -93,39 +97,23 @@ def clone_checkpoint(
         raise HcvizError(f"check={check!r} is unknown. Choose one of {', '.join(CHECKS)}.")
     check_free(out, overwrite=overwrite)
     place = folder_of(src, trust_remote_code=trust_remote_code)
-    with quiet():
-        transfer = Transfer(place, dtype, trust_remote_code, options)
-    transfer.plan.config.hcviz["source"] = str(src)
-    try:
-        split = split_state_dict_into_shards_factory(
-            transfer.outputs,
-            get_storage_size=get_torch_storage_size,
-            get_storage_id=lambda tensor: tensor.untyped_storage()._cdata,
-            filename_pattern="model{suffix}.safetensors",
-            max_shard_size=max_shard_size,
-        )
-    except ValueError as error:
-        raise HcvizError(
-            f"max_shard_size={max_shard_size!r}: {error}. Say 5GB, or 500MB."
-        ) from error
-    request = {
-        "recipe": transfer.plan.config.hcviz,
-        "dtype": str(transfer.dtype),
-        "max_shard_size": max_shard_size,
-        "source": stamp(place),
-        "versions": surroundings()["versions"],
-    }
-    folder = _workplace(out, request)
-    there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    check_space(out, split.metadata["total_size"] - there, f"The clone in {out}")
-    with ThreadPoolExecutor(1) as pool:
-        hashes = {path: pool.submit(_sha256, path) for path in transfer.stored.files}
-        try:
-            transfer.write(folder, split.filename_to_tensors, progress)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        hashes = {path.name: future.result() for path, future in hashes.items()}
+    with _hashing(weight_files(place)) as hashes:
+        with quiet():
+            transfer = Transfer(place, dtype, trust_remote_code, options)
+        transfer.plan.config.hcviz["source"] = str(src)
+        split = _split(transfer.outputs, max_shard_size)
+        request = {
+            "recipe": transfer.plan.config.hcviz,
+            "dtype": str(transfer.dtype),
+            "max_shard_size": max_shard_size,
+            "source": stamp(place),
+            "versions": surroundings()["versions"],
+        }
+        folder = _workplace(out, request)
+        there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        check_space(out, split.metadata["total_size"] - there, f"The clone in {out}")
+        transfer.write(folder, split.filename_to_tensors, progress)
+        hashes = {name: future.result() for name, future in hashes.items()}
     transfer.write_rest(place, folder, split)
     report = None
     size = [
@@ -145,9 +133,46 @@ def clone_checkpoint(
     return Written(out, report, transfer.parameters)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _split(tensors: dict[str, torch.Tensor], max_shard_size: str | int):
+    """Say which tensor goes into which file, as ``save_pretrained`` does."""
+    try:
+        return split_state_dict_into_shards_factory(
+            tensors,
+            get_storage_size=get_torch_storage_size,
+            get_storage_id=lambda tensor: tensor.untyped_storage()._cdata,
+            filename_pattern="model{suffix}.safetensors",
+            max_shard_size=max_shard_size,
+        )
+    except ValueError as error:
+        raise HcvizError(
+            f"max_shard_size={max_shard_size!r}: {error}. Say 5GB, or 500MB."
+        ) from error
+
+
+@contextlib.contextmanager
+def _hashing(files: Iterable[Path]) -> Iterator[dict[str, Future[str]]]:
+    """Compute the SHA-256 of files beside what the block does; what is left at its end is dropped.
+
+    Yields:
+        By the files' names.
+    """
+    ended, memory = threading.Event(), bytearray(2**20)
+
+    def sha256(path: Path) -> str:
+        if sys.platform == "linux":  # where cores are few, it gives way to the writing
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        digest = hashlib.sha256()
+        with path.open("rb", buffering=0) as file:
+            while not ended.is_set() and (got := file.readinto(memory)):
+                digest.update(memoryview(memory)[:got])
+        return digest.hexdigest()
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield {path.name: pool.submit(sha256, path) for path in files}
+        finally:
+            ended.set()
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _workplace(out: Path, request: dict[str, Any]) -> Path:

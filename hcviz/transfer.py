@@ -1,8 +1,12 @@
 """A stored source and its clone-to-be: which tensors of the files make which of the clone's."""
 
+import contextlib
+import functools
+import itertools
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +16,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-from hcviz.checkpoints import Checkpoint, Turns, Unit, units, write_shard
+from hcviz.checkpoints import Checkpoint, Unit, units
 from hcviz.cloning import decide
 from hcviz.errors import CloneError, HcvizError
 from hcviz.files import write_text
 from hcviz.growth import check_shapes
 from hcviz.infer import meta_model, tensors
+from hcviz.shards import Ring, made_ahead, room, write_shard
 
 CARRIED = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt"),
@@ -81,7 +86,13 @@ class Transfer:
         maker, self.of_unit = self._units(), {}
         for name in empty:
             self.of_unit.setdefault(maker[self.own_name[name]], []).append(name)
-        self._turns = Turns([_nbytes(empty[n]) for n in names] for names in self.of_unit.values())
+        self.room = {
+            unit: room(
+                [_nbytes(self.stored.empty(key)) for _, key in unit.stored]
+                + [_nbytes(empty[name]) for name in names]
+            )
+            for unit, names in self.of_unit.items()
+        }
         self.outputs = revert_weight_conversion(self.wide, empty)
         self.unit_of = {}
         for unit, names in self.of_unit.items():
@@ -129,36 +140,41 @@ class Transfer:
     def _read(self, unit: Unit, tensor_of) -> dict[str, torch.Tensor]:
         return unit.read(self.source, tensor_of, self.kinds[unit.name])
 
-    def make(self, unit: Unit) -> dict[str, torch.Tensor]:
+    def make(self, unit: Unit, ring: Ring) -> dict[str, torch.Tensor]:
         """Read, widen and bring to the form of the files what one unit makes."""
-        self._turns.next()
-        read = {self.own_name[n]: t for n, t in self._read(unit, self.stored.tensor).items()}
+        ring.begin(self.room[unit])
+        tensor_of = functools.partial(self.stored.tensor, empty=ring.empty)
+        read = {self.own_name[n]: t for n, t in self._read(unit, tensor_of).items()}
         head, wide = self.plan.head, {}
         for name in self.of_unit[unit]:
             own = self.own_name[name]
-            wide[name] = self.plan.widened(
-                name if name == head else own, read[own], self._turns.empty
-            )
+            wide[name] = self.plan.widened(name if name == head else own, read[own], ring.empty)
         return revert_weight_conversion(self.wide, wide)
 
     def write(self, folder: Path, shards: dict[str, list[str]], progress: bool) -> None:
-        """Write the shards that are not there yet."""
-        total = sum(map(_nbytes, self.outputs.values()))
-        with tqdm(
-            total=total, unit="B", unit_scale=True, disable=not progress, desc="Cloning"
-        ) as bar:
-            for file, names in shards.items():
-                shard = {name: self.outputs[name] for name in names}
-                if not (folder / file).exists():
-                    write_shard(folder / file, shard, self._parts(shard, bar))
-                else:
-                    bar.update(sum(map(_nbytes, shard.values())))
+        """Write the shards that are not there yet; what they need is made a little ahead."""
+        sizes = {name: _nbytes(tensor) for name, tensor in self.outputs.items()}
+        there = [name for file in shards if (folder / file).exists() for name in shards[file]]
+        jobs = {
+            file: list(dict.fromkeys(self.unit_of[name] for name in names))
+            for file, names in shards.items()
+            if not (folder / file).exists()
+        }
+        ring = Ring(max(self.room.values()))
+        make = functools.partial(self.make, ring=ring)
+        made = made_ahead(make, itertools.chain.from_iterable(jobs.values()), ring)
+        look = {"unit": "B", "unit_scale": True, "disable": not progress, "desc": "Cloning"}
+        bar = tqdm(total=sum(sizes.values()), initial=sum(sizes[name] for name in there), **look)
 
-    def _parts(self, shard: dict[str, torch.Tensor], bar):
-        for unit in dict.fromkeys(self.unit_of[name] for name in shard):
-            yield self.make(unit)
-            mine = (t for name, t in shard.items() if self.unit_of[name] == unit)
-            bar.update(sum(map(_nbytes, mine)))
+        def parts(units: list[Unit], names: list[str]) -> Iterator[dict[str, torch.Tensor]]:
+            for unit in units:
+                yield next(made)
+                bar.update(sum(sizes[name] for name in names if self.unit_of[name] == unit))
+
+        with bar, contextlib.closing(made):
+            for file, units in jobs.items():
+                shard = {name: self.outputs[name] for name in shards[file]}
+                write_shard(folder / file, shard, parts(units, shards[file]))
 
     def write_rest(self, place: Path, folder: Path, split) -> None:
         """Write what stands beside the weights: index, configuration, tokenizer, generation."""

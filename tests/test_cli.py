@@ -139,8 +139,9 @@ def test_a_failing_clone_is_not_left_behind_unless_told_to(hcviz, source, tmp_pa
 
     make = Transfer.make
 
-    def halved(self, unit):
-        return {name: t / (1 + ("lm_head" in name)) for name, t in make(self, unit).items()}
+    def halved(self, unit, ring):
+        made = make(self, unit, ring)
+        return {name: t / (1 + ("lm_head" in name)) for name, t in made.items()}
 
     monkeypatch.setattr(Transfer, "make", halved)
     code, _, err = hcviz("clone", source, tmp_path / "wide")
