@@ -65,7 +65,8 @@ def to_markdown(table: pd.DataFrame) -> str:
         "*exact*: hidden size, FFN and heads grow together (heads in size where their number is "
         "fixed), and the logits are the source's in "
         "true float64 (relative error under 1e-9; the tests save and reload each one and allow "
-        "1e-12). *partly*: only what stands under *grows*. *refused*: `hcviz clone` stops with the "
+        "1e-12); the inner width of a state-space mixer with heads, as of Mamba-2, stays. "
+        "*partly*: only what stands under *grows*. *refused*: `hcviz clone` stops with the "
         "reason given. A type whose defaults cannot be built is tried with fields of published "
         "checkpoints (`hcviz/usual.py`); a multi-modal type whose causal language model is its "
         "text part stands for that part.",

@@ -19,6 +19,11 @@ class Family:
     """Configuration fields that grow with ``hidden_size`` when they equal it."""
     grows_with_hidden: tuple[str, ...] = ()
     """Configuration fields that always grow with ``hidden_size``, being compared with it."""
+    multiple: str = ""
+    """Configuration field by which ``hidden_size`` is multiplied to give the inner width of a
+    state-space mixer with heads. That width stays, so the field shrinks as ``hidden_size`` grows."""
+    streams: int = 1
+    """Attention reads so many vectors of ``hidden_size`` side by side, as wide as all its heads."""
     head_blocks: int = 1
     """A fused attention matrix is cut into so many blocks of heads, each with parts of its own."""
     stuck: str = ""
@@ -27,9 +32,9 @@ class Family:
 
 _ALIBI = Family(stuck="ALiBi slopes depend on the number of heads, which cannot grow")
 _SINES = Family(stuck="sinusoidal positions depend on hidden_size, which cannot grow")
-_SSM = Family(
-    stuck="the state-space mixer has heads of its own, as many as fill expand x hidden_size"
-)
+_STAYS = "the inner width of the state-space mixer stays, as a whole multiple of hidden_size"
+_SSM = Family(multiple="mamba_expand", stuck=_STAYS)
+_ZAMBA = Family(multiple="mamba_expand", streams=2, stuck=_STAYS)
 _GEMMA = Family(embed_power=0.5, norm_offset=1.0)
 FAMILIES = {
     "gemma": _GEMMA,
@@ -42,9 +47,9 @@ FAMILIES = {
     "mpt": _ALIBI,
     "bamba": _SSM,
     "granitemoehybrid": _SSM,
-    "mamba2": _SSM,
-    "zamba": _SSM,
-    "zamba2": _SSM,
+    "mamba2": Family(multiple="expand", stuck=_STAYS),
+    "zamba": _ZAMBA,
+    "zamba2": _ZAMBA,
     "diffllama": Family(stuck="differential attention pairs head i with head i + heads / 2"),
     "recurrent_gemma": Family(stuck="the gates of the recurrence are a matrix for each head"),
     "ctrl": _SINES,

@@ -16,7 +16,7 @@ from hcviz.folding import Folding, embedding_name, eps_fields, fold, ties
 from hcviz.infer import tensors
 from hcviz.rotary import rotary_fields
 from hcviz.segments import Fusing
-from hcviz.widths import resized
+from hcviz.widths import check_multiple, resized
 
 
 def recipe(factors: Factors, form: Expansion, fusing: Fusing, config, changed: dict) -> dict:
@@ -119,6 +119,7 @@ def plan(
         )
     _check_rules(form, axes)
     config = resized(source.config, **factors)
+    check_multiple(source.config, config)
     new = {**rotary_fields(source.config, factors), **eps_fields(source.config, factors, fusing)}
     for name, value in new.items():
         setattr(config, name, value)

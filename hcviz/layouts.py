@@ -1,15 +1,18 @@
 """layout(): which axes every tensor of a model has, written and read."""
 
+from fractions import Fraction
+
 import pandas as pd
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from hcviz.blocks import Factors, source_units
 from hcviz.errors import CloneError
 from hcviz.expansion import Expansion
+from hcviz.families import family_of
 from hcviz.infer import infer
 from hcviz.segments import Fusing
 from hcviz.twin import resolve_fusing
-from hcviz.widths import parse_factors, resolve_factors
+from hcviz.widths import parse_factors, resized, resolve_factors
 
 
 class Layout(dict):
@@ -54,12 +57,14 @@ def layout(model: PreTrainedModel | PreTrainedConfig, *, factors: Factors | None
                 f"{type(model).__name__}. Pass such a model or its configuration."
             )
         config, model_class = model, classes[type(model)]
-    known = (getattr(config, "hcviz", None) or {}).get("fusing")
-    if known:
-        fusing = Fusing(**known)
+    if recipe := getattr(config, "hcviz", None):  # found out when the clone was made
+        fusing = Fusing(**recipe.get("fusing", {}))
     else:
         probe = resolve_factors(config)
         fusing = resolve_fusing(config, model_class, probe, Expansion(), "keep", check=False)
     grown = parse_factors(factors or {})
+    if grown and family_of(config).multiple:  # a clone's inner width may have no room to be tried
+        smaller = resized(config, **{axis: 1 / Fraction(n) for axis, n in grown.items()})
+        return Layout(infer(smaller, model_class, fusing))
     axes = infer(config, model_class, fusing)
     return Layout({name: source_units(dims, grown) for name, dims in axes.items()})

@@ -8,6 +8,10 @@ from hcviz.widths import KV_FIELDS, read, settable, widths, write
 EXPERTS = ("n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts")
 CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k")
 """The names under which configurations keep how many experts there are, and how many are chosen."""
+MIXER_HEADS = ("num_heads", "mamba_n_heads", "n_mamba_heads")
+MIXER_SIZES = ("head_dim", "mamba_d_head", "mamba_headdim")
+MIXER_GROUPS = ("n_groups", "mamba_n_groups", "mamba_ngroups")
+"""The names under which they keep the number, size and groups of a state-space mixer's heads."""
 INNER = {
     "linear_num_heads": 2,
     "linear_num_key_heads": 2,
@@ -35,17 +39,22 @@ def shrunk(config, layers: int = 2):
     kv_heads = min(size.kv_heads, 2 * family_of(config).head_blocks)
     heads = kv_heads * min(size.group, 3)
     attends = getattr(config, "num_attention_heads", None) is not None
-    coupled = attends and size.heads * size.head_dim == size.hidden
+    streams = family_of(config).streams
+    coupled = attends and size.heads * size.head_dim == size.hidden * streams
     if getattr(config, "head_dim", 0) is None and settable(config, "head_dim"):
         tiny.head_dim = size.head_dim  # None stands for hidden / heads, which the twin keeps
     if attends:
         tiny.num_attention_heads = heads
         for field in filter(lambda name: read(config, name), KV_FIELDS):
             write(tiny, field, kv_heads if size.kv_heads == read(config, field) else heads)
-    tiny.hidden_size = heads * size.head_dim if coupled else min(size.hidden, 96)
+    tiny.hidden_size = heads * size.head_dim // streams if coupled else min(size.hidden, 96)
+    if streams > 1:
+        tiny.attention_hidden_size = streams * tiny.hidden_size
     for number, field in enumerate(size.ffn):
         write(tiny, field, min(size.ffn[field], 40 + 16 * number))
-    if getattr(config, "expand", None):
+    if family_of(config).multiple:
+        _keep_mixer(tiny)
+    elif getattr(config, "expand", None):
         tiny.intermediate_size = config.expand * tiny.hidden_size
     for field in family_of(config).follows_hidden:
         same = read(config, field) == size.hidden
@@ -67,6 +76,18 @@ def shrunk(config, layers: int = 2):
             if isinstance(getattr(getattr(tiny, name, None), field, None), int):
                 setattr(getattr(tiny, name), field, 1)
     return tiny
+
+
+def _keep_mixer(tiny) -> None:
+    """Give a state-space mixer four heads of the size that fills its inner width."""
+    inner = getattr(tiny, family_of(tiny).multiple) * tiny.hidden_size
+    for names, value in ((MIXER_HEADS, 4), (MIXER_SIZES, inner // 4)):
+        for name in names:
+            if isinstance(getattr(tiny, name, None), int):
+                setattr(tiny, name, value)
+    for name in MIXER_GROUPS:
+        if isinstance(getattr(tiny, name, None), int):
+            setattr(tiny, name, min(getattr(tiny, name), 2))
 
 
 def _keep_experts(tiny) -> None:

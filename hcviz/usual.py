@@ -5,6 +5,7 @@ from hcviz.errors import CloneError
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 _OPEN_HEADS = "its defaults leave the head size open"
 _OPEN_EXPERTS = "its defaults leave the number of experts open"
+_NO_ATTENTION = "its defaults have no layer with attention"
 _LARGE = "its heads are large, and small ones are tried sooner"
 
 USUAL: dict[str, tuple[dict, str]] = {
@@ -23,6 +24,7 @@ USUAL: dict[str, tuple[dict, str]] = {
         },
         "its defaults leave the rotary base open and are of two hidden sizes",
     ),
+    "bamba": ({"attn_layer_indices": [9, 18, 27]}, _NO_ATTENTION),
     "deepseek_v2": (
         {"num_experts_per_tok": 6, "first_k_dense_replace": 1},
         "its defaults leave the number of chosen experts open",
@@ -35,6 +37,13 @@ USUAL: dict[str, tuple[dict, str]] = {
             "first_k_dense_replace": 1,
         },
         _OPEN_EXPERTS,
+    ),
+    "granitemoehybrid": (
+        {
+            "num_hidden_layers": 4,
+            "layer_types": ["linear_attention", "full_attention"] * 2,
+        },
+        _NO_ATTENTION,
     ),
     "hunyuan_v1_dense": ({"head_dim": 128}, _OPEN_HEADS),
     "hunyuan_v1_moe": ({"head_dim": 128}, _OPEN_HEADS),

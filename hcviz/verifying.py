@@ -1,5 +1,6 @@
 """verify(): the report card of a clone, on the real pair of models."""
 
+import inspect
 import tempfile
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ ROUNDINGS = 64
 """Roundings of the dtype that may add up along the depth of a model: float32 is allowed 64 epsilon
 (8e-6) of the largest logit. A missing 1/n or a wrong layout is off by a tenth of it or more."""
 FLOAT64_TOLERANCE = 1e-12
+CACHES = {"past_key_values": "KV cache", "cache_params": "cached states", "state": "cached states"}
+"""What models keep while they generate, by the argument that takes it."""
 """Arithmetic in float64 leaves 1e-15. What remains is the rounding of the clone's weights to their
 dtype, half an epsilon each where 1/n is not a power of two; 8 epsilon are allowed."""
 
@@ -132,9 +135,9 @@ def verify(
             stored = max(FLOAT64_TOLERANCE, 8 * torch.finfo(clone.dtype).eps)
             exact = _in_float64(source, clone, ids)
             checks.append(Check("relative logit error, true float64", exact, stored))
-        checks.append(
-            Check("greedy generation with KV cache", _cached(source, clone, ids), tolerance)
-        )
+        if cache := _cache_of(clone):
+            error = _cached(source, clone, ids, cache)
+            checks.append(Check(f"greedy generation with {CACHES[cache]}", error, tolerance))
         checks.append(Check("with left padding", _padded(source, clone, ids), tolerance))
         if reload:
             checks.append(
@@ -232,20 +235,27 @@ def _in_float64(source, clone, ids) -> float:
     return relative(*logits)
 
 
-def _cached(source, clone, ids) -> float:
+def _cache_of(model) -> str | None:
+    """Return by which argument a model takes its cache, of keys and values or of states."""
+    taken = inspect.signature(model.forward).parameters
+    return next((name for name in CACHES if name in taken), None)
+
+
+def _cached(source, clone, ids, name: str) -> float:
     """Let the clone write the second half greedily, token by token with its cache.
 
-    The logits of every step are compared with the source's, which reads the whole text at once.
+    The source follows with its own cache, and the logits of every step are compared.
     """
     given, total = max(1, ids.shape[1] // 2), ids.shape[1]
-    text, logits, cache = ids[:, :given], [], None
+    text, caches, logits = ids[:, :given], [None, None], ([], [])
     while text.shape[1] <= total:
-        fresh = text if cache is None else text[:, -1:]
-        out = clone(input_ids=fresh, past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
-        logits.append(out.logits.double())
+        for k, model in enumerate((source, clone)):
+            fresh = text if caches[k] is None else text[:, -1:]
+            out = model(input_ids=fresh, use_cache=True, **{name: caches[k]})
+            caches[k] = out[name]
+            logits[k].append(out.logits.double())
         text = torch.cat([text, out.logits[:, -1:].argmax(-1)], 1)
-    return relative(_logits(source, text[:, :-1]), torch.cat(logits, 1))
+    return relative(*(torch.cat(steps, 1) for steps in logits))
 
 
 def _padded(source, clone, ids) -> float:

@@ -14,6 +14,7 @@ FFN_FIELDS = (
     "intermediate_size",
     "ffn_dim",
     "n_inner",
+    "dff",
     "ffn_hidden_size",
     "moe_intermediate_size",
     "shared_expert_intermediate_size",
@@ -274,7 +275,13 @@ def resized(
             write(wide, field, wide.hidden_size)
     for field in family_of(config).grows_with_hidden:
         setattr(wide, field, int(getattr(config, field) * hidden))
-    if getattr(config, "expand", None):  # a reload computes the inner width by it
+    if family_of(config).streams > 1:
+        wide.attention_hidden_size = family_of(config).streams * wide.hidden_size
+    if field := family_of(config).multiple:
+        times = Fraction(getattr(config, field) * size.hidden, wide.hidden_size)
+        # past the configuration's own check: sizes that are only tried need not be whole multiples
+        vars(wide)[field] = int(times) if times.denominator == 1 else float(times)
+    elif getattr(config, "expand", None):  # a reload computes the inner width by it
         wide.expand, rest = divmod(wide.intermediate_size, wide.hidden_size)
         if rest:
             raise CloneError(
@@ -282,6 +289,22 @@ def resized(
                 f" and {wide.intermediate_size} is none of {wide.hidden_size}. Leave ffn out."
             )
     return wide
+
+
+def check_multiple(source, wide) -> None:
+    """Refuse a hidden size of which the inner width of a state-space mixer is no whole multiple.
+
+    Raises:
+        CloneError: Naming both.
+    """
+    field = family_of(source).multiple
+    if field and not isinstance(getattr(wide, field), int):
+        times = getattr(source, field)
+        raise CloneError(
+            f"The inner width of the state-space mixer stays, {field}={times} times hidden_size="
+            f"{source.hidden_size}, and is no whole multiple of hidden_size={wide.hidden_size}. "
+            f"Choose a factor of hidden that divides {times}, or hidden=1 and grow ffn and heads."
+        )
 
 
 def settable(config, name: str) -> bool:
