@@ -20,8 +20,8 @@ class Family:
     grows_with_hidden: tuple[str, ...] = ()
     """Configuration fields that always grow with ``hidden_size``, being compared with it."""
     multiple: str = ""
-    """Configuration field by which ``hidden_size`` is multiplied to give the inner width of a
-    state-space mixer with heads. That width stays, so the field shrinks as ``hidden_size`` grows."""
+    """Configuration field that times ``hidden_size`` is the inner width of a state-space mixer with
+    heads. That width stays, so the field shrinks as ``hidden_size`` grows."""
     streams: int = 1
     """Attention reads so many vectors of ``hidden_size`` side by side, as wide as all its heads."""
     head_blocks: int = 1

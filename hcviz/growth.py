@@ -32,9 +32,9 @@ def recipe(factors: Factors, form: Expansion, fusing: Fusing, config, changed: d
     written = {axis: n if isinstance(n, int) else str(n) for axis, n in factors.items()}
     source = getattr(config, "_name_or_path", "") or None
     before = getattr(config, "hcviz", None)  # a clone of a clone
-    extra = {"fusing": fusing.to_dict(), "changed": changed, "before": before}
-    kept = {key: value for key, value in extra.items() if value}
-    return {"factors": written, **form.to_dict(), "source": source, **kept}
+    made = {"factors": written, **form.to_dict(), "source": source, "fusing": fusing.to_dict()}
+    extra = {"changed": changed, "before": before}
+    return {**made, **{key: value for key, value in extra.items() if value}}
 
 
 def recipe_of(model: PreTrainedModel) -> dict:

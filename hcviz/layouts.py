@@ -57,8 +57,9 @@ def layout(model: PreTrainedModel | PreTrainedConfig, *, factors: Factors | None
                 f"{type(model).__name__}. Pass such a model or its configuration."
             )
         config, model_class = model, classes[type(model)]
-    if recipe := getattr(config, "hcviz", None):  # found out when the clone was made
-        fusing = Fusing(**recipe.get("fusing", {}))
+    known = (getattr(config, "hcviz", None) or {}).get("fusing")
+    if known is not None:  # it was found out when the clone was made
+        fusing = Fusing(**known)
     else:
         probe = resolve_factors(config)
         fusing = resolve_fusing(config, model_class, probe, Expansion(), "keep", check=False)

@@ -237,7 +237,7 @@ def _in_float64(source, clone, ids) -> float:
 
 def _cache_of(model) -> str | None:
     """Return by which argument a model takes its cache, of keys and values or of states."""
-    taken = inspect.signature(model.forward).parameters
+    taken = inspect.signature(type(model).forward).parameters
     return next((name for name in CACHES if name in taken), None)
 
 

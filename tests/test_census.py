@@ -3,16 +3,15 @@
 import pytest
 
 from hcviz.census import census, to_markdown
-from hcviz.errors import CloneError, HcvizError
-from hcviz.usual import usual_config
-from hcviz.widths import resized
+from hcviz.errors import HcvizError
 
 EXACT = ["gpt2", "llama4", "nemotron"]
 
 
 @pytest.fixture(scope="module")
 def table():
-    return census([*EXACT, "bloom", "diffllama", "ctrl", "recurrent_gemma", "bart", "gemma3"]).set_index("type")
+    others = ["bloom", "diffllama", "ctrl", "recurrent_gemma", "bart", "gemma3"]
+    return census([*EXACT, *others]).set_index("type")
 
 
 @pytest.mark.parametrize("kind", EXACT)
@@ -35,17 +34,6 @@ def test_others_name_what_keeps_them_and_what_still_works(table):
     }.items():
         assert table.loc[kind, "verdict"] == "refused"
         assert why in table.loc[kind, "why"]
-
-
-def test_the_inner_width_of_a_state_space_mixer_stays_where_it_can():
-    config, model_class = usual_config("mamba2")
-    wide = resized(config, hidden=2)
-    assert (wide.expand, wide.num_heads, wide.head_dim) == (1, config.num_heads, config.head_dim)
-    assert wide.expand * wide.hidden_size == config.expand * config.hidden_size
-    with pytest.raises(CloneError, match="expand=2 times hidden_size=4096.*Choose hidden=2"):
-        resized(config, hidden=4)
-    config, _ = usual_config("zamba2")
-    assert resized(config, hidden=2).attention_hidden_size == 4 * config.hidden_size
 
 
 def test_a_cell_cannot_break_the_page(table):

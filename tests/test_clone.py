@@ -167,7 +167,7 @@ def test_recipe_says_how_the_clone_was_made():
     wide = hcviz.clone(models.source("llama"), hidden=2, ffn=3, expansion="noisy-symmetric", seed=4)
     factors = {"hidden": 2, "ffn": 3, "expert_ffn": 3, "kv_heads": 2, "group": 1, "head_dim": 1}
     recipe = {"factors": factors, "expansion": "noisy-symmetric", "snr_db": 10.0, "seed": 4}
-    assert wide.config.hcviz == {**recipe, "source": None}
+    assert wide.config.hcviz == {**recipe, "source": None, "fusing": {}}
     assert (wide.config.hidden_size, wide.config.intermediate_size) == (64, 120)
     assert (wide.config.num_attention_heads, wide.config.num_key_value_heads) == (8, 4)
 

@@ -33,6 +33,7 @@ FLOAT32 = {
     "gemma3_text": _ROOT,
     "olmo_hybrid": _KEPT,
     "vaultgemma": _ROOT,
+    "zamba": _KEPT,
 }
 """Types whose reload differs from what was saved by a rounding to float32, and why."""
 AGAIN = "make the page again: hcviz families --out docs/families.md"

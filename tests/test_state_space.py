@@ -65,7 +65,7 @@ def test_the_inner_width_stays_and_the_stream_grows():
 
 @pytest.mark.parametrize("factor", [3, 8])
 def test_factors_that_leave_no_whole_multiple_are_refused(factor):
-    with pytest.raises(hcviz.CloneError, match="expand=4 times hidden_size=.*divides 4"):
+    with pytest.raises(hcviz.CloneError, match=r"expand=4 times hidden_size=.*divides 4"):
         hcviz.clone(source("mamba2"), hidden=factor)
 
 
@@ -77,7 +77,9 @@ def test_a_clone_is_measured_in_the_units_of_its_source(name):
     axes = hcviz.layout(clone, factors=factors)
     assert axes == hcviz.layout(model)
     ledger = METRICS["ledger"].function
-    rows = [row for n, p in clone.named_parameters() for row in ledger(p.detach(), axes[n], factors)]
+    rows = [
+        row for n, p in clone.named_parameters() for row in ledger(p.detach(), axes[n], factors)
+    ]
     assert {row["value"] for row in rows} == {0.0}
     assert "R" in {row["axis"] for row in rows}
 
