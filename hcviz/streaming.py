@@ -63,7 +63,7 @@ def clone_checkpoint(
 ) -> Written:
     """Widen a checkpoint tensor by tensor; the files are those of cloning in memory and saving.
 
-    Memory holds a tensor, what it grows to, and the one before, whatever the model's size. Shards
+    Memory holds the largest tensor and what it grows to, whatever the model's size. Shards
     appear one by one in a hidden folder beside ``out``, which is renamed at the end: the same call
     goes on where it was interrupted.
 

@@ -264,6 +264,17 @@ def test_what_float32_cannot_square_is_measured_all_the_same():
             assert name == "cosine" or min(found) > 0
 
 
+@pytest.mark.parametrize("value", [1e25, math.inf, math.nan])
+def test_what_is_too_large_or_no_number_is_not_hidden(value):
+    wide = large(0.5)
+    wide[3, 7] = value
+    for name in ("ledger", "cosine"):
+        exact = [row["value"] for row in rows(name, wide.double(), *SHAPES["matrix"])]
+        found = [row["value"] for row in rows(name, wide, *SHAPES["matrix"])]
+        assert found == pytest.approx(exact, nan_ok=True)
+        assert all(map(math.isnan, found)) != math.isfinite(value)
+
+
 def test_products_are_not_kept_past_a_change():
     wide = torch.randn(1024, 1024, generator=torch.Generator().manual_seed(1))
     axes = (Dim("write", (Segment((("ffn", 512),)),)), Dim("read", (Segment((("hidden", 512),)),)))

@@ -53,7 +53,7 @@ def one_pass(weight: torch.Tensor, axes: TensorAxes, factors) -> Iterator[Apart 
         factors: The factor of each axis.
 
     Returns:
-        None in place of a piece whose numbers are too small for float32.
+        None in place of a piece whose numbers are too small or too large for float32, or none.
     """
     small = weight.dim() != 2 or weight.numel() < LARGE or weight.dtype == torch.float64
     if small or weight.requires_grad:
@@ -85,17 +85,21 @@ def _apart(blocks: Blocks, axes: TensorAxes) -> Apart | None:
     wanted = {row_levels(blocks, axes), *(levels_of(blocks, letter) for letter in letters)}
     wanted = sorted(wanted - {()})
     pairs = {levels: _Pairs(levels, view.shape, wanted) for levels in wanted}
+    if not wanted:
+        return Apart({}, {})
     lengths = []
-    for part in _stretches(view):
-        squares = np.vecdot(part, part)
-        lengths.append(squares)
-        for found in pairs.values():
-            if found.add(part, squares) and found.alone:  # the first speaks for all of them
-                first = tuple(slice(1 if d in found.levels else None) for d in range(copies))
-                part, squares = part[first], squares[first]
+    with np.errstate(over="ignore", invalid="ignore"):
+        for part in _stretches(view):
+            squares = np.vecdot(part, part)
+            lengths.append(squares)
+            for found in pairs.values():
+                if found.add(part, squares) and found.alone:  # the first speaks for all of them
+                    first = tuple(slice(1 if d in found.levels else None) for d in range(copies))
+                    part, squares = part[first], squares[first]
     squares = np.concatenate(lengths, -1, dtype=np.float64)
     low = squares < TINY
-    if low.any() and view[torch.from_numpy(low).to(view.device)].any():
+    lost = low.any() and view[torch.from_numpy(low).to(view.device)].any()
+    if lost or not np.isfinite(squares).all():
         return None
     sums = {levels: found.sums(squares) for levels, found in pairs.items()}
     if any(sums[levels][0] == 0 and not found.equal for levels, found in pairs.items()):
