@@ -21,8 +21,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import hcviz
 from hcviz.blocks import wide_shape
 from hcviz.cloning import decide
+from hcviz.factors import resolve_factors
 from hcviz.layouts import layout
-from hcviz.widths import resolve_factors
 
 NEOX = {"model_type": "gpt_neox", "vocab_size": 50304, "rotary_pct": 0.25}
 SHAPES = {

@@ -9,11 +9,12 @@ from transformers import PreTrainedModel
 from hcviz.blocks import Factors, TensorAxes
 from hcviz.errors import CloneError
 from hcviz.expansion import Expansion
+from hcviz.factors import resolve_factors
 from hcviz.growth import Plan, grow, plan
 from hcviz.infer import heads_follow_hidden, infer
 from hcviz.targets import factors_to
 from hcviz.twin import resolve_fusing
-from hcviz.widths import resolve_factors, widths
+from hcviz.widths import widths
 
 
 def clone(

@@ -13,13 +13,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from hcviz.blocks import SYMMETRY, TensorAxes, pieces
 from hcviz.cloning import decide
 from hcviz.errors import HcvizError
+from hcviz.factors import parse_factors, resolve_factors
 from hcviz.infer import meta_model, tensors
 from hcviz.layouts import layout
 from hcviz.metrics import axes_of, known_layout
 from hcviz.runs import Run
 from hcviz.sources import source_path
 from hcviz.targets import factors_between
-from hcviz.widths import parse_factors, resolve_factors, widths
+from hcviz.widths import widths
 
 COLUMNS = ["tensor", "layer", "part", "moved", "symmetric", "R", "H", "N"]
 

@@ -8,12 +8,13 @@ import torch
 from transformers import PreTrainedModel
 
 from hcviz.blocks import Factors, TensorAxes, pieces, wide_shape
+from hcviz.factors import parse_factors
 from hcviz.folding import fold, ties
 from hcviz.growth import assign, empty, finish, recipe_of
 from hcviz.infer import tensors
 from hcviz.layouts import layout
 from hcviz.segments import Fusing
-from hcviz.widths import parse_factors, resized
+from hcviz.widths import resized
 
 
 @torch.no_grad()

@@ -8,11 +8,12 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from hcviz.blocks import Factors, source_units
 from hcviz.errors import CloneError
 from hcviz.expansion import Expansion
+from hcviz.factors import parse_factors, resolve_factors
 from hcviz.families import family_of
 from hcviz.infer import infer
 from hcviz.segments import Fusing
 from hcviz.twin import resolve_fusing
-from hcviz.widths import parse_factors, resized, resolve_factors
+from hcviz.widths import resized
 
 
 class Layout(dict):

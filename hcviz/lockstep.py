@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 from hcviz.blocks import Factors, TensorAxes
 from hcviz.errors import HcvizError
 from hcviz.expansion import Expansion, widen
+from hcviz.factors import parse_factors
 from hcviz.families import family_of
 from hcviz.folding import final_norm, ties
 from hcviz.growth import recipe_of
 from hcviz.layouts import layout
-from hcviz.widths import parse_factors
 
 
 @dataclass(frozen=True)

@@ -226,8 +226,8 @@ class Run:
 
     @cached_property
     def _asked(self) -> dict[str, Any] | None:
+        from hcviz.factors import resolve_factors
         from hcviz.targets import factors_between
-        from hcviz.widths import resolve_factors
 
         asked = self._info or {}
         if asked.get("asked"):

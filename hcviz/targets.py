@@ -8,7 +8,8 @@ from os import PathLike
 from transformers import AutoConfig, PreTrainedConfig
 
 from hcviz.errors import CloneError
-from hcviz.widths import EXPERT_FIELDS, FFN_FIELDS, resized, resolve_factors, widths
+from hcviz.factors import resolve_factors
+from hcviz.widths import EXPERT_FIELDS, FFN_FIELDS, resized, widths
 
 WIDTH_FIELDS = {
     "hidden_size": "hidden",
@@ -34,7 +35,7 @@ def factors_to(config: PreTrainedConfig, target) -> dict[str, Fraction]:
             ``{"hidden_size": 640}``; what is not named then follows as in :func:`hcviz.clone`.
 
     Returns:
-        Keyword arguments of :func:`hcviz.widths.resolve_factors`.
+        Keyword arguments of :func:`hcviz.factors.resolve_factors`.
 
     Raises:
         CloneError: Naming every field that cannot be reached, with both values.

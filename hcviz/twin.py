@@ -14,6 +14,7 @@ from torch import nn
 from hcviz.blocks import Factors, TensorAxes
 from hcviz.errors import CloneError
 from hcviz.expansion import Expansion
+from hcviz.factors import resolve_factors
 from hcviz.faithful import faithful
 from hcviz.families import family_of
 from hcviz.growth import grow, plan
@@ -21,7 +22,7 @@ from hcviz.infer import infer, meta_model
 from hcviz.precision import TrueFloat64
 from hcviz.rotary import turns
 from hcviz.segments import Fusing
-from hcviz.widths import axis_of, resolve_factors, widths
+from hcviz.widths import axis_of, widths
 
 TOLERANCE = 1e-9
 """Largest relative logit error of a twin in true float64. Exact layouts stay below 1e-12, and wrong

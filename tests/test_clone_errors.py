@@ -17,7 +17,8 @@ from transformers import T5ForConditionalGeneration as T5
 import hcviz
 from hcviz.cloning import _reads_copies
 from hcviz.errors import CloneError
-from hcviz.widths import resolve_factors, widths
+from hcviz.factors import resolve_factors
+from hcviz.widths import widths
 
 
 @pytest.mark.parametrize(

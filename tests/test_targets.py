@@ -4,8 +4,9 @@ import models
 import pytest
 
 import hcviz
+from hcviz.factors import resolve_factors
 from hcviz.targets import factors_between, factors_to
-from hcviz.widths import resized, resolve_factors
+from hcviz.widths import resized
 
 
 def test_a_configuration_is_reached(tmp_path):

@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import hcviz
+from hcviz.factors import resolve_factors
 from hcviz.twin import twin_factors
-from hcviz.widths import resolve_factors
 
 HALF = Fraction(3, 2)
 APART = {

@@ -19,8 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3Moe
 
 import hcviz
 from hcviz import theme
+from hcviz.factors import resolve_factors
 from hcviz.targets import factors_to
-from hcviz.widths import resolve_factors
 
 mpl.use("agg")
 HERE = Path(__file__).parent
