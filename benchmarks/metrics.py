@@ -32,6 +32,8 @@ from hcviz.metrics import METRICS
 from hcviz.runs import Run
 
 FACTORS = {"hidden": 2, "ffn": 2, "kv_heads": 2}
+APART = {"noisy": 0.3, "trained": 0.01, "locked": 0.0}
+"""How far the copies of a checkpoint are apart, in standard deviations of its weights."""
 
 
 def seconds(function) -> float:
@@ -49,10 +51,6 @@ def spread(pairs) -> dict[str, object]:
         "least_s": statistics.median(least for _, least in pairs),
         "ratio_min_median_max": [ratios[0], statistics.median(ratios), ratios[-1]],
     }
-
-
-APART = {"noisy": 0.3, "trained": 0.01, "locked": 0.0}
-"""How far the copies of a checkpoint are apart, in standard deviations of its weights."""
 
 
 def checkpoint(shape: str, apart: float, folder: Path) -> Run:

@@ -23,9 +23,9 @@ from transformers.core_model_loading import (
 )
 
 from hcviz.errors import HcvizError
-from hcviz.stored import weight_files
+from hcviz.stored import damaged, header, weight_files
 
-METADATA = {"format": "pt"}
+FETCH_AGAIN = "download it again"
 
 
 class Checkpoint:
@@ -43,20 +43,19 @@ class Checkpoint:
 
     def __init__(self, folder: Path):
         """Open the files."""
-        self.files = weight_files(folder)
-        if not self.files:
+        files = weight_files(folder)
+        if not files:
             raise HcvizError(
                 f"{folder} holds no whole safetensors weights (model.safetensors, or shards and "
                 "model.safetensors.index.json). Download it again, or save it with save_pretrained."
             )
         self._mapped, self._places = {}, {}
-        for path in self.files:
+        for path in files:
             try:
                 mapped = safe_open(path, framework="pt")
             except (SafetensorError, OSError) as error:
-                raise damaged(path, error) from error
-            with path.open("rb") as file:
-                head = file.read(int.from_bytes(file.read(8), "little"))
+                raise damaged(path, error, FETCH_AGAIN) from error
+            head = header(path)
             for key, entry in json.loads(head).items():
                 if key != "__metadata__":
                     self._mapped[key] = mapped
@@ -81,15 +80,8 @@ class Checkpoint:
             file.seek(start)
             got = file.readinto(tensor.reshape(-1).view(torch.uint8).numpy())
         if got != tensor.nbytes:
-            raise damaged(path, f"{key} ends after {got} of {tensor.nbytes} bytes")
+            raise damaged(path, f"{key} ends after {got} of {tensor.nbytes} bytes", FETCH_AGAIN)
         return tensor
-
-
-def damaged(path: Path, why: object) -> HcvizError:
-    """Say that a file cannot be read, and what to do."""
-    return HcvizError(
-        f"{path} cannot be read: {why}. The file is damaged or cut short; download it again."
-    )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ class Family:
     follows_hidden: tuple[str, ...] = ()
     """Configuration fields that grow with ``hidden_size`` when they equal it."""
     grows_with_hidden: tuple[str, ...] = ()
-    """Configuration fields that always grow with ``hidden_size``, being compared with it."""
+    """Configuration fields that always grow with ``hidden_size``, being compared with it, or a
+    multiple of it."""
     multiple: str = ""
     """Configuration field that times ``hidden_size`` is the inner width of a state-space mixer with
     heads. That width stays, so the field shrinks as ``hidden_size`` grows."""
@@ -34,7 +35,9 @@ _ALIBI = Family(stuck="ALiBi slopes depend on the number of heads, which cannot 
 _SINES = Family(stuck="sinusoidal positions depend on hidden_size, which cannot grow")
 _STAYS = "the inner width of the state-space mixer stays, as a whole multiple of hidden_size"
 _SSM = Family(multiple="mamba_expand", stuck=_STAYS)
-_ZAMBA = Family(multiple="mamba_expand", streams=2, stuck=_STAYS)
+_ZAMBA = Family(
+    multiple="mamba_expand", streams=2, grows_with_hidden=("attention_hidden_size",), stuck=_STAYS
+)
 _GEMMA = Family(embed_power=0.5, norm_offset=1.0)
 FAMILIES = {
     "gemma": _GEMMA,

@@ -25,6 +25,12 @@ def weight_files(folder: Path) -> list[Path]:
     return files if all(file.is_file() for file in files) else []
 
 
+def header(path: Path) -> bytes:
+    """Return the JSON at the head of a safetensors file, after the 8 bytes that tell its size."""
+    with path.open("rb") as file:
+        return file.read(int.from_bytes(file.read(8), "little"))
+
+
 def stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """Return name, size and time of change (ns) of a checkpoint's weight files."""
     stats = [(path, path.stat()) for path in weight_files(folder)]
@@ -52,8 +58,7 @@ class Stored:
         """What tells this content from another: its :func:`stamp`, and its files' headers."""
         digest = hashlib.sha256()
         for path in weight_files(self.folder):
-            with path.open("rb") as file:
-                digest.update(file.read(int.from_bytes(file.read(8), "little")))
+            digest.update(header(path))
         return (*self.stamp, digest.hexdigest())
 
     def names(self) -> list[str]:
@@ -135,9 +140,12 @@ class Stored:
             raise damaged(path, error) from error
 
 
-def damaged(path: Path, error: Exception) -> HcvizError:
-    """Say that a file cannot be read, and what to do."""
-    return HcvizError(
-        f"{path} cannot be read: {error}. The file is damaged or cut short; delete its "
-        "checkpoint folder and train again with the same --out to continue from the one before."
-    )
+TRAIN_AGAIN = (
+    "delete its checkpoint folder and train again with the same --out to continue from the one "
+    "before"
+)
+
+
+def damaged(path: Path, why: object, then: str = TRAIN_AGAIN) -> HcvizError:
+    """Say that a file cannot be read, and what to do then."""
+    return HcvizError(f"{path} cannot be read: {why}. The file is damaged or cut short; {then}.")

@@ -154,17 +154,17 @@ class Transfer:
     def write(self, folder: Path, shards: dict[str, list[str]], progress: bool) -> None:
         """Write the shards that are not there yet; what they need is made a little ahead."""
         sizes = {name: _nbytes(tensor) for name, tensor in self.outputs.items()}
-        there = [name for file in shards if (folder / file).exists() for name in shards[file]]
+        left = {file: names for file, names in shards.items() if not (folder / file).exists()}
         jobs = {
             file: list(dict.fromkeys(self.unit_of[name] for name in names))
-            for file, names in shards.items()
-            if not (folder / file).exists()
+            for file, names in left.items()
         }
+        there = sum(sizes[name] for file in shards.keys() - left for name in shards[file])
         ring = Ring(max(self.room.values()))
         make = functools.partial(self.make, ring=ring)
         made = made_ahead(make, itertools.chain.from_iterable(jobs.values()), ring)
         look = {"unit": "B", "unit_scale": True, "disable": not progress, "desc": "Cloning"}
-        bar = tqdm(total=sum(sizes.values()), initial=sum(sizes[name] for name in there), **look)
+        bar = tqdm(total=sum(sizes.values()), initial=there, **look)
 
         def parts(units: list[Unit], names: list[str]) -> Iterator[dict[str, torch.Tensor]]:
             for unit in units:
@@ -172,9 +172,9 @@ class Transfer:
                 bar.update(sum(sizes[name] for name in names if self.unit_of[name] == unit))
 
         with bar, contextlib.closing(made):
-            for file, units in jobs.items():
-                shard = {name: self.outputs[name] for name in shards[file]}
-                write_shard(folder / file, shard, parts(units, shards[file]))
+            for file, names in left.items():
+                shard = {name: self.outputs[name] for name in names}
+                write_shard(folder / file, shard, parts(jobs[file], names))
 
     def write_rest(self, place: Path, folder: Path, split) -> None:
         """Write what stands beside the weights: index, configuration, tokenizer, generation."""

@@ -17,10 +17,10 @@ ROUNDINGS = 64
 """Roundings of the dtype that may add up along the depth of a model: float32 is allowed 64 epsilon
 (8e-6) of the largest logit. A missing 1/n or a wrong layout is off by a tenth of it or more."""
 FLOAT64_TOLERANCE = 1e-12
-CACHES = {"past_key_values": "KV cache", "cache_params": "cached states", "state": "cached states"}
-"""What models keep while they generate, by the argument that takes it."""
 """Arithmetic in float64 leaves 1e-15. What remains is the rounding of the clone's weights to their
 dtype, half an epsilon each where 1/n is not a power of two; 8 epsilon are allowed."""
+CACHES = {"past_key_values": "KV cache", "cache_params": "cached states", "state": "cached states"}
+"""What models keep while they generate, by the argument that takes it."""
 
 
 @dataclass(frozen=True)

@@ -173,8 +173,6 @@ def resized(
             write(wide, field, wide.hidden_size)
     for field in family_of(config).grows_with_hidden:
         setattr(wide, field, int(getattr(config, field) * hidden))
-    if family_of(config).streams > 1:
-        wide.attention_hidden_size = family_of(config).streams * wide.hidden_size
     if field := family_of(config).multiple:
         times = Fraction(getattr(config, field) * size.hidden, wide.hidden_size)
         # past the configuration's own check: sizes that are only tried need not be whole multiples

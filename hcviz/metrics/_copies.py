@@ -63,13 +63,14 @@ def cosine(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -
     """
     quick = one_pass(weight, axes, factors)
     for blocks in pieces(weight, axes, factors) if len(axes) == 2 else ():
-        found, copies = next(quick, None), _read_copies(blocks, axes)
-        if len(copies) < 2:
+        found, levels = next(quick, None), row_levels(blocks, axes)
+        if not levels:
             continue
         if found:
-            value = 1 - found.gaps[row_levels(blocks, axes)]
+            value = 1 - found.gaps[levels]
         else:
-            value = _mean_cosine([copy.double() for copy in copies]).mean().item()
+            copies = [copy.double() for copy in _read_copies(blocks, axes)]
+            value = _mean_cosine(copies).mean().item()
         yield {"part": blocks.part, "value": value}
 
 

@@ -84,9 +84,9 @@ def _apart(blocks: Blocks, axes: TensorAxes) -> Apart | None:
     letters = {SYMMETRY[axis] for axis in blocks.copy_axes if axis in SYMMETRY}
     wanted = {row_levels(blocks, axes), *(levels_of(blocks, letter) for letter in letters)}
     wanted = sorted(wanted - {()})
-    pairs = {levels: _Pairs(levels, view.shape, wanted) for levels in wanted}
     if not wanted:
         return Apart({}, {})
+    pairs = {levels: _Pairs(levels, view.shape, wanted) for levels in wanted}
     lengths = []
     with np.errstate(over="ignore", invalid="ignore"):
         for part in _stretches(view):
