@@ -19,7 +19,7 @@ from tables import facts, show
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import hcviz
-from hcviz.blocks import wide_shape
+from hcviz.axes import wide_shape
 from hcviz.cloning import decide
 from hcviz.factors import resolve_factors
 from hcviz.layouts import layout

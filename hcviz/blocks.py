@@ -1,141 +1,24 @@
-"""A wide weight as a grid of source-shaped blocks: the axis map of a tensor, and views by it."""
+"""A wide weight as a grid of source-shaped blocks: views by its axis map."""
 
+import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
 
-RESIDUAL, HEADS, NEURONS = "R", "H", "N"
-SYMMETRY = {
-    "hidden": RESIDUAL,
-    "kv_heads": HEADS,
-    "group": HEADS,
-    "head_dim": HEADS,
-    "ffn": NEURONS,
-    "expert_ffn": NEURONS,
-}
-"""The symmetry that the copies of an axis have: residual stream, attention heads, FFN neurons."""
-PADDED = ("hidden",)
-"""Axes whose units have equally many copies: a norm over them would weigh them otherwise. What
-a factor leaves over is padding. Of other axes the first units get one copy more."""
-Factors = Mapping[str, int | Fraction]
-
-
-@dataclass(frozen=True)
-class Span:
-    """Units of one level that have equally many copies: copy c of unit i is at ``c * size + i``."""
-
-    first: int
-    count: int
-    copies: int
-
-
-def spans(axis: str | None, size: int, factors: Factors) -> list[Span]:
-    """Return the stretches of a level by their number of copies; padding is in none of them."""
-    whole, rest = divmod(int(size * factors.get(axis, 1)), size)
-    if not rest or axis in PADDED:
-        return [Span(0, size, whole)]
-    return [Span(0, rest, whole + 1), Span(rest, size - rest, whole)]
-
-
-def wide_level(axis: str | None, size: int, factors: Factors) -> int:
-    """Return the number of units that a level grows to.
-
-    Raises:
-        ValueError: If it is not whole.
-    """
-    wide = size * factors.get(axis, 1)
-    if wide.denominator != 1:
-        raise ValueError(f"{axis}: {size} units times {factors[axis]} is no whole number.")
-    return int(wide)
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of a dimension that one kind of units fills, from its outer to its inner level.
-
-    The query rows of an attention with 2 key/value heads, 3 query heads each, of size 8, are
-    ``(("kv_heads", 2), ("group", 3), (None, 8))``; a level named None never grows.
-    """
-
-    levels: tuple[tuple[str | None, int], ...]
-    part: str = ""
-    """What this stretch is inside a fused matrix: q, k, v, gate, up; empty if it is the whole."""
-
-    @property
-    def size(self) -> int:
-        """Length in source units."""
-        return math.prod(size for _, size in self.levels)
-
-    def copies(self, factors: Factors) -> tuple[int | Fraction, ...]:
-        """Factor of each level that grows."""
-        return tuple(factors[axis] for axis, _ in self.levels if factors.get(axis, 1) > 1)
-
-    def wide_size(self, factors: Factors) -> int:
-        """Length in the wide tensor."""
-        return math.prod(wide_level(axis, size, factors) for axis, size in self.levels)
-
-    def axes(self) -> tuple[str, ...]:
-        """The growing axes, outer first."""
-        return tuple(axis for axis, _ in self.levels if axis)
-
-
-@dataclass(frozen=True)
-class Dim:
-    """One dimension of a tensor: its units, and whether they are written, read, or neither."""
-
-    role: str
-    """"write" (repeated), "read" (repeated, and the copies share the weight) or "keep"."""
-    segments: tuple[Segment, ...]
-
-    def wide_size(self, factors: Factors) -> int:
-        """Length in the wide tensor."""
-        return sum(segment.wide_size(factors) for segment in self.segments)
-
-    def __str__(self) -> str:
-        names = [
-            ("+".join(s.axes()) or str(s.size)) + (f"({s.part})" if s.part else "")
-            for s in self.segments
-        ]
-        return f"{self.role} {', '.join(names)}"
-
-
-TensorAxes = tuple[Dim, ...]
-"""The axis map of one tensor, a :class:`Dim` for each dimension."""
-
-
-def wide_shape(axes: TensorAxes, factors: Factors) -> tuple[int, ...]:
-    """Return the shape of a tensor after its axes have grown."""
-    return tuple(dim.wide_size(factors) for dim in axes)
-
-
-def source_units(axes: TensorAxes, factors: Factors) -> TensorAxes:
-    """Return the axes of a wide tensor in the units of its source.
-
-    Raises:
-        ValueError: If a level is no multiple of its axis's factor.
-    """
-
-    def small(axis: str | None, size: int) -> int:
-        units = size / Fraction(factors.get(axis, 1))
-        if units.denominator != 1:
-            raise ValueError(
-                f"{axis} has {size} units, which is no multiple of the factor {factors[axis]}."
-            )
-        return int(units)
-
-    return tuple(
-        Dim(
-            dim.role,
-            tuple(
-                Segment(tuple((a, small(a, n)) for a, n in s.levels), s.part) for s in dim.segments
-            ),
-        )
-        for dim in axes
-    )
+from hcviz.axes import (
+    PADDED,
+    Dim,
+    Factors,
+    Span,
+    TensorAxes,
+    spans,
+    wide_level,
+    wide_shape,
+)
 
 
 @dataclass(frozen=True)
@@ -179,16 +62,42 @@ def pieces(
     Raises:
         ValueError: If the tensor's shape is not the one that axes and factors give.
     """
-    grown = factors if wide else {}
-    expected = wide_shape(axes, grown)
+    expected, plans = _plans(axes, tuple(factors.items()), wide)
     if tuple(tensor.shape) != expected:
         raise ValueError(
-            f"A tensor of shape {tuple(tensor.shape)} does not fit the factors {dict(grown)}, "
-            f"which give {expected}. Pass the factors that the clone was made with."
+            f"A tensor of shape {tuple(tensor.shape)} does not fit the factors "
+            f"{dict(factors) if wide else {}}, which give {expected}. Pass the factors that the "
+            "clone was made with."
         )
+    strides, offset = tensor.stride(), tensor.storage_offset()
+    for plan in plans:
+        first = offset + sum(map(operator.mul, plan.starts, strides))
+        view = tensor.as_strided(plan.sizes, [step * strides[d] for d, step in plan.steps], first)
+        yield Blocks(plan.part, view, *plan.rest)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where a piece lies in a tensor, whatever the tensor's strides."""
+
+    part: str
+    starts: tuple[int, ...]
+    """The first unit along every dimension of the tensor."""
+    sizes: tuple[int, ...]
+    steps: tuple[tuple[int, int], ...]
+    """Of each dimension of the view: the tensor's dimension that it lies in, and its step there."""
+    rest: tuple
+    """The other fields of :class:`Blocks`."""
+
+
+@functools.lru_cache(4096)
+def _plans(axes: TensorAxes, factors: tuple, wide: bool) -> tuple[tuple[int, ...], list[_Plan]]:
+    """Return the shape of a tensor and where its pieces lie; layers share the answer."""
+    factors = dict(factors)
+    grown = factors if wide else {}
     stretches = [list(_stretches(dim, factors, grown)) for dim in axes]
-    for choice in itertools.product(*stretches):
-        yield _blocks(tensor, axes, choice, copied=wide)
+    plans = [_plan(axes, choice, copied=wide) for choice in itertools.product(*stretches)]
+    return wide_shape(axes, grown), plans
 
 
 @dataclass(frozen=True)
@@ -221,30 +130,30 @@ def _stretches(dim: Dim, factors: Factors, grown: Factors) -> Iterator[tuple[str
         start += math.prod(sizes)
 
 
-def _blocks(tensor: torch.Tensor, axes: TensorAxes, choice, *, copied: bool) -> Blocks:
-    """View one stretch of every dimension with its copies at the front."""
-    found = []  # (group 0..3, axis, size, stride) of every dimension of the view
-    offset, rows = tensor.storage_offset(), 1
-    for dim, (_, start, levels), stride in zip(axes, choice, tensor.stride(), strict=True):
+def _plan(axes: TensorAxes, choice, *, copied: bool) -> _Plan:
+    """Put the copies of one stretch of every dimension at the front."""
+    found, rows = [], 1  # (group 0..3, axis, size, (dimension, step)) of every one of the view
+    for d, (dim, (_, _, levels)) in enumerate(zip(axes, choice, strict=True)):
         reads = dim.role == "read"
-        offset += start * stride
         for level in levels:
             copies = level.span.copies if copied else 1
             if copies > 1:
-                found.append((1 if reads else 0, level.axis, copies, level.lap * stride))
-            found.append((3 if reads else 2, level.axis, level.span.count, level.step * stride))
+                found.append((1 if reads else 0, level.axis, copies, (d, level.lap)))
+            found.append((3 if reads else 2, level.axis, level.span.count, (d, level.step)))
             rows *= 1 if reads else level.span.count
     found.sort(key=lambda level: level[0])
-    return Blocks(
+    return _Plan(
         part="/".join(label for label, _, _ in choice if label),
-        view=tensor.as_strided(
-            [size for _, _, size, _ in found], [stride for *_, stride in found], offset
+        starts=tuple(start for _, start, _ in choice),
+        sizes=tuple(size for _, _, size, _ in found),
+        steps=tuple(step for *_, step in found),
+        rest=(
+            tuple(size for kind, _, size, _ in found if kind == 0),
+            tuple(size for kind, _, size, _ in found if kind == 1),
+            tuple(axis for kind, axis, *_ in found if kind < 2),
+            tuple(axis for kind, axis, *_ in found if kind >= 2),
+            rows,
         ),
-        write_copies=tuple(size for kind, _, size, _ in found if kind == 0),
-        read_copies=tuple(size for kind, _, size, _ in found if kind == 1),
-        copy_axes=tuple(axis for kind, axis, *_ in found if kind < 2),
-        inner_axes=tuple(axis for kind, axis, *_ in found if kind >= 2),
-        rows=rows,
     )
 
 

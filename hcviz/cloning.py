@@ -6,7 +6,7 @@ from numbers import Real
 
 from transformers import PreTrainedModel
 
-from hcviz.blocks import Factors, TensorAxes
+from hcviz.axes import Factors, TensorAxes
 from hcviz.errors import CloneError
 from hcviz.expansion import Expansion
 from hcviz.factors import resolve_factors

@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from hcviz.blocks import SYMMETRY, TensorAxes, pieces
+from hcviz.axes import SYMMETRY, TensorAxes
+from hcviz.blocks import pieces
 from hcviz.cloning import decide
 from hcviz.errors import HcvizError
 from hcviz.factors import parse_factors, resolve_factors

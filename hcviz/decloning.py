@@ -7,7 +7,8 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from hcviz.blocks import Factors, TensorAxes, pieces, wide_shape
+from hcviz.axes import Factors, TensorAxes, wide_shape
+from hcviz.blocks import pieces
 from hcviz.factors import parse_factors
 from hcviz.folding import fold, ties
 from hcviz.growth import assign, empty, finish, recipe_of

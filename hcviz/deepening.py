@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hcviz.blocks import TensorAxes
+from hcviz.axes import TensorAxes
 from hcviz.errors import CloneError
 from hcviz.faithful import faithful
 from hcviz.folding import ties

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hcviz.blocks import Factors, TensorAxes
+from hcviz.axes import Factors, TensorAxes
 from hcviz.families import family_of
 from hcviz.infer import tensors
 from hcviz.segments import Fusing

@@ -9,7 +9,7 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hcviz.blocks import Dim, Factors, TensorAxes, wide_shape
+from hcviz.axes import Dim, Factors, TensorAxes, wide_shape
 from hcviz.errors import CloneError
 from hcviz.expansion import PARTS, Expansion, finds, widen
 from hcviz.folding import Folding, embedding_name, eps_fields, fold, ties

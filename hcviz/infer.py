@@ -7,7 +7,7 @@ from torch import nn
 from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
-from hcviz.blocks import Dim, TensorAxes
+from hcviz.axes import Dim, TensorAxes
 from hcviz.errors import CloneError
 from hcviz.segments import Fusing, segments
 from hcviz.shrinking import shrunk

@@ -5,7 +5,7 @@ from fractions import Fraction
 import pandas as pd
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from hcviz.blocks import Factors, source_units
+from hcviz.axes import Factors, source_units
 from hcviz.errors import CloneError
 from hcviz.expansion import Expansion
 from hcviz.factors import parse_factors, resolve_factors
@@ -37,7 +37,7 @@ def layout(model: PreTrainedModel | PreTrainedConfig, *, factors: Factors | None
             with, as in ``config.hcviz["factors"]``. None gives it in the model's own units.
 
     Returns:
-        ``{tensor name: (Dim, ...)}``, a :class:`~hcviz.blocks.Dim` per dimension.
+        ``{tensor name: (Dim, ...)}``, a :class:`~hcviz.axes.Dim` per dimension.
 
     Raises:
         CloneError: If the architecture is not understood, naming the first tensor that is not.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedModel
 
-from hcviz.blocks import Factors, TensorAxes
+from hcviz.axes import Factors, TensorAxes
 from hcviz.errors import HcvizError
 from hcviz.expansion import Expansion, widen
 from hcviz.factors import parse_factors

@@ -7,7 +7,7 @@ others. The rope type ``longrope`` divides them by a list, so the list can say a
 import torch
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from hcviz.blocks import Factors
+from hcviz.axes import Factors
 from hcviz.errors import CloneError
 from hcviz.widths import widths
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hcviz.blocks import Segment
+from hcviz.axes import Segment
 from hcviz.errors import CloneError
 from hcviz.widths import Widths, axis_of
 

@@ -11,7 +11,7 @@ from fractions import Fraction
 import torch
 from torch import nn
 
-from hcviz.blocks import Factors, TensorAxes
+from hcviz.axes import Factors, TensorAxes
 from hcviz.errors import CloneError
 from hcviz.expansion import Expansion
 from hcviz.factors import resolve_factors

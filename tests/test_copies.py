@@ -8,7 +8,8 @@ import tiny
 import torch
 
 import hcviz
-from hcviz.blocks import Dim, Segment, pieces
+from hcviz.axes import Dim, Segment, wide_shape
+from hcviz.blocks import pieces
 from hcviz.decloning import declone
 from hcviz.metrics import METRICS, baseline
 from hcviz.metrics._onepass import LARGE, one_pass
@@ -206,6 +207,14 @@ SHAPES = {
         (Dim("write", (Segment((("kv_heads", 2), ("group", 4), (None, 16)), "q"),)), SQUARE[1]),
         {"kv_heads": 2, "group": 2, "hidden": 2},
     ),
+    "experts": (
+        (
+            Dim("keep", (Segment(((None, 4),)),)),
+            Dim("write", (Segment((("expert_ffn", 64),)),)),
+            Dim("read", (Segment((("hidden", 256),)),)),
+        ),
+        {"hidden": 2, "expert_ffn": 2},
+    ),
 }
 
 
@@ -214,8 +223,8 @@ SHAPES = {
 def test_large_weights_are_measured_quickly_and_the_same(shape, spread):
     """Float32 loses 1e-7 of a product: of a squared distance 1e-5, as hundredths of it are none."""
     axes, factors = SHAPES[shape]
-    wide = large(spread)
-    assert next(one_pass(wide, axes, factors)) is not None
+    wide = large(spread).view(wide_shape(axes, factors))
+    assert all(apart for _, apart in one_pass(wide, axes, factors))
     for name in ("ledger", "cosine"):
         exact = rows(name, wide.double(), axes, factors)
         quick = rows(name, wide, axes, factors)
@@ -251,7 +260,7 @@ def test_rows_of_zeros_have_no_direction():
 def test_what_float32_cannot_square_is_measured_all_the_same():
     """Adam's second moments are as small as this; their squares are below float32's range."""
     tiny_ones = large(0.5, scale=1e-25)
-    assert next(one_pass(tiny_ones, *SHAPES["matrix"])) is None
+    assert not any(apart for _, apart in one_pass(tiny_ones, *SHAPES["matrix"]))
     tiny_row, hidden = large(0.5), large(0.0)
     tiny_row[7] *= 1e-25
     hidden[0, :256] = 0.0

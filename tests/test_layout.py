@@ -6,7 +6,8 @@ import torch
 from transformers import AutoModelForCausalLM, T5Config
 
 import hcviz
-from hcviz.blocks import SYMMETRY, grid, wide_shape
+from hcviz.axes import SYMMETRY, wide_shape
+from hcviz.blocks import grid
 
 EXPECTED = {
     "gpt_neox": {

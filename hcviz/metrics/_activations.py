@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 from torch import nn
 
-from hcviz.blocks import HEADS, NEURONS, RESIDUAL, SYMMETRY, Dim, Segment, TensorAxes, pieces
+from hcviz.axes import HEADS, NEURONS, RESIDUAL, SYMMETRY, Dim, Segment, TensorAxes
+from hcviz.blocks import pieces
 from hcviz.metrics._registry import Row, metric
 
 DEAD = 0.01

@@ -4,9 +4,11 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 
-from hcviz.blocks import SYMMETRY, Blocks, TensorAxes, pieces
+from hcviz.axes import SYMMETRY, TensorAxes
+from hcviz.blocks import Blocks
 from hcviz.metrics._onepass import CHUNK, Levels, levels_of, one_pass, row_levels
 from hcviz.metrics._registry import Row, exact_pieces, is_table, metric
 
@@ -61,13 +63,11 @@ def cosine(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -
     For n copies it is the mean over their pairs. Rows are outputs; an embedding's are its tokens.
     It ignores scale, and says nothing of how written copies (rows) relate to each other.
     """
-    quick = one_pass(weight, axes, factors)
-    for blocks in pieces(weight, axes, factors) if len(axes) == 2 else ():
-        found, levels = next(quick, None), row_levels(blocks, axes)
-        if not levels:
+    for blocks, found in one_pass(weight, axes, factors) if len(axes) == 2 else ():
+        if not row_levels(blocks, axes):
             continue
         if found:
-            value = 1 - found.gaps[levels]
+            value = 1 - found.gap
         else:
             copies = [copy.double() for copy in _read_copies(blocks, axes)]
             value = _mean_cosine(copies).mean().item()
@@ -162,9 +162,7 @@ def ledger(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -
     The symmetric part is the mean over the copies of one axis. Copies that are equal bit by bit
     give 0.0, any difference more.
     """
-    quick = one_pass(weight, axes, factors)
-    for blocks in pieces(weight, axes, factors):
-        found = next(quick, None)
+    for blocks, found in one_pass(weight, axes, factors):
         for letter in sorted({SYMMETRY[axis] for axis in blocks.copy_axes if axis in SYMMETRY}):
             levels = levels_of(blocks, letter)
             share = found.shares[levels] if found else _exact_share(blocks, levels)
@@ -173,15 +171,16 @@ def ledger(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -
 
 def _exact_share(blocks: Blocks, dims: Levels) -> float:
     """Return the share of squared norm outside the mean over levels of copies, in float64."""
-    copies = len(blocks.copy_axes)
-    first = tuple(slice(0, 1) if d in dims else slice(None) for d in range(blocks.view.dim()))
-    if torch.equal(blocks.view, blocks.view[first].expand_as(blocks.view)):
-        return 0.0  # told in the precision that is stored, which is quick
-    entries = max(1, blocks.view[(slice(None),) * copies + (0,)].numel())
+    view, copies = blocks.view, len(blocks.copy_axes)
+    first = tuple(slice(0, 1) if d in dims else slice(None) for d in range(copies))
+    step = max(1, CHUNK * view.shape[copies] // max(1, view.numel()))
     total = away = 0.0
-    for view in blocks.view.split(max(1, CHUNK // entries), dim=copies):
-        exact = view.double()
-        apart = exact - exact[first]  # exactly zero where copies are equal, as is its mean
-        total += exact.square().sum().item()
-        away += (apart - apart.mean(dims, keepdim=True)).square().sum().item()
-    return away / total if total else 0.0
+    for part in view.split(step, dim=copies) if step < view.shape[copies] else (view,):
+        exact = part.double().cpu().numpy()
+        with np.errstate(over="ignore", invalid="ignore"):
+            total += np.square(exact).sum()
+            apart = exact - exact[first]  # exactly zero where copies are equal, as is its mean
+            if apart.any():
+                apart -= apart.mean(dims, keepdims=True)
+                away += np.square(apart).sum()
+    return float(away / total) if total else 0.0

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from hcviz.blocks import TensorAxes
+from hcviz.axes import TensorAxes
 from hcviz.metrics._registry import Row, metric
 
 BINS, REACH = 64, 4.0

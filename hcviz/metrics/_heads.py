@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.special import entr
 
-from hcviz.blocks import HEADS, SYMMETRY, Dim, Segment, pieces
+from hcviz.axes import HEADS, SYMMETRY, Dim, Segment
+from hcviz.blocks import pieces
 from hcviz.errors import HcvizError
 from hcviz.metrics._activations import Layout, inner_dims
 from hcviz.metrics._registry import Row, metric

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hcviz.blocks import SYMMETRY, Blocks, TensorAxes, pieces
+from hcviz.axes import SYMMETRY, TensorAxes
+from hcviz.blocks import Blocks, pieces
 from hcviz.metrics._registry import is_table
 
 LARGE = 2**16
@@ -39,30 +40,38 @@ class Apart:
     shares: Mapping[Levels, float]
     """The share of squared norm outside the mean over the copies of some levels; 0.0 only if they
     are equal bit by bit."""
-    gaps: Mapping[Levels, float]
-    """One minus the cosine of two rows, mean over rows and over the pairs of copies."""
+    gap: float | None
+    """One minus the cosine of two copies that rows read, mean over rows and over the pairs."""
 
 
-def one_pass(weight: torch.Tensor, axes: TensorAxes, factors) -> Iterator[Apart | None]:
-    """Yield how far the copies of a large weight are apart, for each of its ``pieces``.
+def one_pass(
+    weight: torch.Tensor, axes: TensorAxes, factors
+) -> Iterator[tuple[Blocks, Apart | None]]:
+    """Yield the ``pieces`` of a weight, and of a large one how far their copies are apart.
 
     Args:
-        weight: A matrix of at least :data:`LARGE` entries, in less than float64; of others nothing
-            is yielded.
+        weight: It is large if it is no vector and has at least :data:`LARGE` entries, in less than
+            float64.
         axes: Its axis map.
         factors: The factor of each axis.
 
     Returns:
-        None in place of a piece whose numbers are too small or too large for float32, or none.
+        None beside what is not large, and beside a piece whose numbers are too small or too large
+        for float32, or none.
     """
-    small = weight.dim() != 2 or weight.numel() < LARGE or weight.dtype == torch.float64
+    small = weight.dim() < 2 or weight.numel() < LARGE or weight.dtype == torch.float64
     if small or weight.requires_grad:
+        yield from ((blocks, None) for blocks in pieces(weight, axes, factors))
         return
     state = (weight._version, str(factors))
-    if not _LAST or _LAST[0][0]() is not weight or _LAST[0][1] != state:
-        found = [_apart(blocks, axes) for blocks in pieces(weight, axes, factors)]
-        _LAST[:] = [(weakref.ref(weight), state, found)]
-    yield from _LAST[0][2]
+    known = _LAST and _LAST[0][0]() is weight and _LAST[0][1] == state
+    found = iter(_LAST[0][2]) if known else None
+    kept = []
+    for blocks in pieces(weight, axes, factors):
+        apart = next(found) if known else _apart(blocks, axes)
+        kept.append(apart)
+        yield blocks, apart
+    _LAST[:] = [(weakref.ref(weight), state, kept)]
 
 
 def levels_of(blocks: Blocks, letter: str) -> Levels:
@@ -82,37 +91,39 @@ def _apart(blocks: Blocks, axes: TensorAxes) -> Apart | None:
     view = blocks.view.reshape(*blocks.view.shape[:copies], blocks.rows, -1)
     view = view.transpose(-1, -2) if is_table(axes) else view  # [*copies, rows, cols]
     letters = {SYMMETRY[axis] for axis in blocks.copy_axes if axis in SYMMETRY}
-    wanted = {row_levels(blocks, axes), *(levels_of(blocks, letter) for letter in letters)}
-    wanted = sorted(wanted - {()})
+    read = row_levels(blocks, axes)
+    wanted = sorted({read, *(levels_of(blocks, letter) for letter in letters)} - {()})
     if not wanted:
-        return Apart({}, {})
+        return Apart({}, None)
     pairs = {levels: _Pairs(levels, view.shape, wanted) for levels in wanted}
-    lengths = []
+    squares = np.empty(view.shape[:-1])
     with np.errstate(over="ignore", invalid="ignore"):
-        for part in _stretches(view):
-            squares = np.vecdot(part, part)
-            lengths.append(squares)
+        for rows, part in _stretches(view):
+            lengths = np.vecdot(part, part)
+            squares[..., rows] = lengths
             for found in pairs.values():
-                if found.add(part, squares) and found.alone:  # the first speaks for all of them
+                if found.add(rows, part, lengths) and found.alone:  # the first speaks for them all
                     first = tuple(slice(1 if d in found.levels else None) for d in range(copies))
-                    part, squares = part[first], squares[first]
-    squares = np.concatenate(lengths, -1, dtype=np.float64)
-    low = squares < TINY
-    lost = low.any() and view[torch.from_numpy(low).to(view.device)].any()
-    if lost or not np.isfinite(squares).all():
+                    part, lengths = part[first], lengths[first]
+    if not squares.max() < np.inf or (squares.min() < TINY and _any(view, squares < TINY)):
         return None
-    sums = {levels: found.sums(squares) for levels, found in pairs.items()}
-    if any(sums[levels][0] == 0 and not found.equal for levels, found in pairs.items()):
+    away = {levels: found.apart.sum() / found.copies for levels, found in pairs.items()}
+    if any(away[levels] == 0 and not found.equal for levels, found in pairs.items()):
         return None
     total = squares.sum() or 1.0
     return Apart(
-        {levels: float(away / total) for levels, (away, _) in sums.items()},
-        {levels: float(gap) for levels, (_, gap) in sums.items()},
+        {levels: float(apart / total) for levels, apart in away.items()},
+        pairs[read].gap(np.sqrt(squares)) if read else None,
     )
 
 
-def _stretches(view: torch.Tensor) -> Iterator[np.ndarray]:
-    """Yield stretches ``[*copies, rows, cols]`` of a view in float32, each row of them dense.
+def _any(view: torch.Tensor, rows: np.ndarray) -> bool:
+    """Tell whether some rows ``[*copies, rows]`` of a view hold anything but zeros."""
+    return bool(view[torch.from_numpy(rows).to(view.device)].any())
+
+
+def _stretches(view: torch.Tensor) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield rows of a view, ``[*copies, rows, cols]`` in float32, each row of them dense.
 
     The first is a single row, which tells what to expect of the others.
     """
@@ -120,9 +131,10 @@ def _stretches(view: torch.Tensor) -> Iterator[np.ndarray]:
     parts = [slice(0, 1), *(slice(k, k + step) for k in range(1, view.shape[-2], step))]
     if view.dtype == torch.float32 and view.stride(-1) == 1 and view.device.type == "cpu":
         whole = view.numpy()
-        yield from (whole[..., part, :] for part in parts)
+        yield from ((part, whole[..., part, :]) for part in parts)
     else:
-        yield from (view[..., part, :].float().cpu().contiguous().numpy() for part in parts)
+        for part in parts:
+            yield part, view[..., part, :].float().cpu().contiguous().numpy()
 
 
 class _Pairs:
@@ -133,50 +145,47 @@ class _Pairs:
         ranges = [range(n) if d in levels else [slice(None)] for d, n in enumerate(shape[:-2])]
         self.pairs = list(itertools.combinations(itertools.product(*ranges), 2))
         self.copies = math.prod(shape[d] for d in levels)
-        self.others = [n for d, n in enumerate(shape[:-2]) if d not in levels]
-        self.levels, self.apart = levels, [[] for _ in self.pairs]
+        others = [n for d, n in enumerate(shape[:-2]) if d not in levels]
+        self.apart = np.empty((len(self.pairs), *others, shape[-2]))
+        self.levels = levels
         self.alone = sum(not set(levels).isdisjoint(others) for others in wanted) == 1
         self.equal, self.near = True, False
 
-    def add(self, part: np.ndarray, squares: np.ndarray) -> bool:
-        """Add a stretch ``[*copies, rows, cols]`` with the squared lengths of its rows.
+    def add(self, rows: slice, part: np.ndarray, squares: np.ndarray) -> bool:
+        """Add rows ``[*copies, rows, cols]`` with their squared lengths.
 
         Returns:
-            Whether its copies are equal bit by bit.
+            Whether their copies are equal bit by bit.
         """
         equal = True
         for (a, b), apart in zip(self.pairs, self.apart, strict=True):
-            found, same = self._distance(part[a], part[b], squares[a] + squares[b])
-            apart.append(found)
+            apart[..., rows], same = self._distance(part[a], part[b], squares[a], squares[b])
             equal &= same
         self.equal &= equal
         return equal
 
-    def sums(self, squares: np.ndarray) -> tuple[float, float]:
-        """Return the squared norm outside the mean over the copies, and one minus the mean cosine.
+    def gap(self, lengths: np.ndarray) -> float:
+        """Return one minus the cosine of two copies, mean over rows and pairs.
 
         Args:
-            squares: The squared lengths of all rows ``[*copies, rows]``.
+            lengths: Of all rows ``[*copies, rows]``.
         """
-        away, gaps = 0.0, []
-        for (a, b), found in zip(self.pairs, self.apart, strict=True):
-            every = (np.broadcast_to(one, (*self.others, one.shape[-1])) for one in found)
-            apart = np.concatenate(list(every), -1, dtype=np.float64)
-            one, other = np.sqrt(squares[a]), np.sqrt(squares[b])
-            gap, around = np.ones_like(apart), 2 * one * other
+        gaps = np.ones_like(self.apart)
+        for (a, b), apart, gap in zip(self.pairs, self.apart, gaps, strict=True):
+            one, other = lengths[a], lengths[b]
+            around = 2 * one * other
             np.divide(apart - (one - other) ** 2, around, out=gap, where=around > 0)
-            gaps.append(gap.mean())
-            away += apart.sum() / self.copies
-        return away, sum(gaps) / len(gaps)
+        return float(gaps.mean())
 
-    def _distance(self, a, b, both: np.ndarray) -> tuple[np.ndarray, bool]:
+    def _distance(self, a, b, aa, bb) -> tuple[np.ndarray | float, bool]:
         """Return the squared distance of rows ``[..., cols]``, and whether all are equal."""
         if not self.near:
+            both = aa + bb
             apart = both - 2 * np.vecdot(a, b)
             self.near = apart.sum() < NEAR * both.sum()
-        if not self.near:
-            return apart, False
+            if not self.near:
+                return apart, False
         if self.equal and np.array_equal(a, b):
-            return np.zeros_like(both), True
-        difference = a - b
+            return 0.0, True
+        difference = (torch.from_numpy(a) - torch.from_numpy(b)).numpy()  # faster between strides
         return np.vecdot(difference, difference), False

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import hcviz.blocks
-from hcviz.blocks import TensorAxes
+from hcviz.axes import TensorAxes
 from hcviz.metrics._registry import EXTRAS, Entry
 from hcviz.metrics._subjects import stored_subject
 from hcviz.runs import Run

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from hcviz.blocks import Blocks, TensorAxes, pieces
+from hcviz.axes import TensorAxes
+from hcviz.blocks import Blocks, pieces
 from hcviz.tables import COLUMNS, Row
 
 __all__ = ["COLUMNS", "METRICS", "Entry", "Row", "metric"]

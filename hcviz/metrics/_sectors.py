@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from hcviz.blocks import SYMMETRY, Blocks, TensorAxes
+from hcviz.axes import SYMMETRY, TensorAxes
+from hcviz.blocks import Blocks
 from hcviz.metrics._registry import Row, exact_pieces, metric
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from hcviz.blocks import RESIDUAL
+from hcviz.axes import RESIDUAL
 from hcviz.infer import tensors
 from hcviz.metrics._activations import Layout, layer_paths, observed
 from hcviz.metrics._registry import Row, metric

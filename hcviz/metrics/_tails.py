@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from hcviz import marchenko
-from hcviz.blocks import TensorAxes
+from hcviz.axes import TensorAxes
 from hcviz.metrics._registry import Row, metric
 from hcviz.metrics._spectra import singular_values, tolerance
 
