@@ -1,5 +1,7 @@
 """Shards written in place, while the tensors that follow are made in memory that is used again."""
 
+import contextlib
+import errno
 import json
 import math
 import os
@@ -8,14 +10,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
+import numpy as np
 import torch
 from safetensors.torch import save
 
 from hcviz.errors import HcvizError
 
 METADATA = {"format": "pt"}
+BLOCK = 4096
+"""Bytes. Whole blocks of a file that are whole blocks of memory can go straight to the disk."""
+LARGE = 2**20
+"""Bytes from which that is worth it."""
 Job, Part = TypeVar("Job"), TypeVar("Part")
 
 
@@ -37,7 +44,6 @@ class Ring:
 
     def begin(self, size: int) -> None:
         """Begin a part of so many bytes (see :func:`room`), once they are free."""
-        first = self._next if self._next + size <= len(self._memory) else 0
 
         def free() -> bool:
             return self._closed or all(
@@ -45,16 +51,26 @@ class Ring:
             )
 
         with self._changed:
+            first = self._parts[-1][1] if self._parts else 0
+            first = first if first + size <= len(self._memory) else 0
             self._changed.wait_for(free)
             if self._closed:
                 raise CancelledError
             self._parts.append((first, first + size))
             self._next = first
 
-    def empty(self, shape, dtype: torch.dtype, device=None) -> torch.Tensor:
-        """Return a tensor of the part that was begun, as ``torch.empty`` does."""
+    def empty(self, shape, dtype: torch.dtype, device=None, at: int = 0) -> torch.Tensor:
+        """Return a tensor of the part that was begun, as ``torch.empty`` does.
+
+        Args:
+            shape: Its shape.
+            dtype: Its dtype.
+            device: Ignored; the memory is the processor's.
+            at: Its place in a file: blocks of the file are then blocks of memory, too.
+        """
         first, size = self._next, math.prod(shape) * dtype.itemsize
-        self._next += room([size])
+        first += (at - self._memory.data_ptr() - first) % BLOCK
+        self._next = first + size
         return self._memory[first : first + size].view(dtype).view(shape)
 
     def release(self) -> None:
@@ -71,8 +87,8 @@ class Ring:
 
 
 def room(sizes: Iterable[int]) -> int:
-    """Return how many bytes of a ring tensors take, each starting well."""
-    return sum(-(-size // 64) * 64 for size in sizes)
+    """Return how many bytes of a ring tensors take at the most, wherever each has to start."""
+    return sum(size + BLOCK for size in sizes)
 
 
 def made_ahead(make: Callable[[Job], Part], jobs: Iterable[Job], ring: Ring) -> Iterator[Part]:
@@ -94,27 +110,32 @@ def made_ahead(make: Callable[[Job], Part], jobs: Iterable[Job], ring: Ring) -> 
             pool.shutdown(cancel_futures=True)
 
 
-def write_shard(path: Path, tensors: Mapping[str, torch.Tensor], parts: Iterable[dict]) -> None:
+def write_shard(
+    path: Path, tensors: Mapping[str, torch.Tensor], parts: Iterable[dict], *, direct: bool = False
+) -> None:
     """Write a safetensors file tensor by tensor: the bytes that ``safetensors`` writes at once.
 
     Args:
         path: The file; it appears by rename when it is whole.
         tensors: Names, shapes and dtypes of all its tensors, on the meta device.
         parts: Dictionaries of tensors, in any order; those that belong elsewhere are passed over.
+        direct: Do not let the system keep the file in memory, as far as it can and the tensors lie
+            in memory as :meth:`Ring.empty` places them. That halves the work of writing.
 
     Raises:
         HcvizError: If the parts do not fill it.
     """
-    head, starts = _header(tensors)
+    head, places = header_of(tensors)
     scratch = path.with_name(f"{path.name}.{os.getpid()}.part")
     missing = set(tensors)
     try:
-        with scratch.open("wb") as file:
+        with scratch.open("wb") as file, _past_memory(scratch if direct else None) as past:
             file.write(head)
+            file.truncate(len(head) + sum(t.numel() * t.element_size() for t in tensors.values()))
             for part in parts:
                 for name in missing & part.keys():
-                    file.seek(len(head) + starts[name])
-                    file.write(part[name].cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+                    flat = part[name].cpu().contiguous().reshape(-1).view(torch.uint8)
+                    _put(file, past, places[name], flat.numpy())
                 missing -= part.keys()
                 del part  # or it would stay while the next ones are made
         if missing:
@@ -124,8 +145,38 @@ def write_shard(path: Path, tensors: Mapping[str, torch.Tensor], parts: Iterable
         scratch.unlink(missing_ok=True)
 
 
-def _header(tensors: Mapping[str, torch.Tensor]) -> tuple[bytes, dict[str, int]]:
-    """Return the head of a safetensors file and where each tensor's bytes start after it.
+@contextlib.contextmanager
+def _past_memory(path: Path | None) -> Iterator[int | None]:
+    """Open a file for writing blocks straight to the disk; None where the system cannot."""
+    past = None
+    with contextlib.suppress(AttributeError, OSError):  # not on macOS and Windows, not every disk
+        past = path and os.open(path, os.O_WRONLY | os.O_DIRECT)
+    try:
+        yield past
+    finally:
+        if past is not None:
+            os.close(past)
+
+
+def _put(file: BinaryIO, past: int | None, at: int, data: np.ndarray) -> None:
+    """Write bytes at their place: whole blocks straight to the disk, if they may be."""
+    first = end = -at % BLOCK
+    last = first + (len(data) - first) // BLOCK * BLOCK
+    if past is None or last - first < LARGE or (data.ctypes.data - at) % BLOCK:
+        first = end = last = 0
+    try:
+        while end < last:
+            end += os.pwrite(past, data[end : min(last, end + 2**30)], at + end)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # which says that this disk wants other blocks
+            raise
+    for start, rest in ((at, data[:first]), (at + end, data[end:])):
+        file.seek(start)
+        file.write(rest)
+
+
+def header_of(tensors: Mapping[str, torch.Tensor]) -> tuple[bytes, dict[str, int]]:
+    """Return the head of a safetensors file and where in it each tensor's bytes start.
 
     The order of the tensors is the one in which ``safetensors`` puts single values of their dtypes.
     """
@@ -138,4 +189,5 @@ def _header(tensors: Mapping[str, torch.Tensor]) -> tuple[bytes, dict[str, int]]
             entry |= {"shape": list(tensors[name].shape), "data_offsets": [starts[name], end]}
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, starts
+    head = len(text).to_bytes(8, "little") + text
+    return head, {name: len(head) + start for name, start in starts.items()}

@@ -33,6 +33,9 @@ from hcviz.verifying import Report, verify
 NOTE = "unfinished.json"
 """What a hidden folder is for; it is removed when all is there."""
 CHECKS = ("auto", "full", "twin")
+WAITING = 0.2
+"""Share of the free memory that files fill before Linux lets who writes wait for the disk. A clone
+that is larger goes to the disk straight away, which is less work and leaves memory to others."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +114,10 @@ def clone_checkpoint(
         }
         folder = _workplace(out, request)
         there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        check_space(out, split.metadata["total_size"] - there, f"The clone in {out}")
-        transfer.write(folder, split.filename_to_tensors, progress)
+        left = split.metadata["total_size"] - there
+        check_space(out, left, f"The clone in {out}")
+        direct = left > WAITING * psutil.virtual_memory().available
+        transfer.write(folder, split.filename_to_tensors, progress, direct)
         hashes = {name: future.result() for name, future in hashes.items()}
     transfer.write_rest(place, folder, split)
     report = None

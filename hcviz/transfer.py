@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from hcviz.errors import CloneError, HcvizError
 from hcviz.files import write_text
 from hcviz.growth import check_shapes
 from hcviz.infer import meta_model, tensors
-from hcviz.shards import Ring, made_ahead, room, write_shard
+from hcviz.shards import Ring, header_of, made_ahead, room, write_shard
 
 CARRIED = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt"),
@@ -94,10 +94,12 @@ class Transfer:
             for unit, names in self.of_unit.items()
         }
         self.outputs = revert_weight_conversion(self.wide, empty)
-        self.unit_of = {}
+        self.unit_of, self.stored_as = {}, {}
         for unit, names in self.of_unit.items():
             part = revert_weight_conversion(self.wide, {name: empty[name] for name in names})
             self.unit_of.update(dict.fromkeys(part, unit))
+            if len(names) == len(part) == 1:
+                self.stored_as[names[0]] = next(iter(part))
         odd = self.outputs.keys() ^ self.unit_of.keys()
         if odd:
             raise CloneError(
@@ -140,41 +142,51 @@ class Transfer:
     def _read(self, unit: Unit, tensor_of) -> dict[str, torch.Tensor]:
         return unit.read(self.source, tensor_of, self.kinds[unit.name])
 
-    def make(self, unit: Unit, ring: Ring) -> dict[str, torch.Tensor]:
-        """Read, widen and bring to the form of the files what one unit makes."""
+    def make(self, unit: Unit, ring: Ring, places: dict[str, int]) -> dict[str, torch.Tensor]:
+        """Read, widen and bring to the form of the files what one unit makes.
+
+        ``places`` says where in its file each tensor starts.
+        """
         ring.begin(self.room[unit])
         tensor_of = functools.partial(self.stored.tensor, empty=ring.empty)
         read = {self.own_name[n]: t for n, t in self._read(unit, tensor_of).items()}
         head, wide = self.plan.head, {}
         for name in self.of_unit[unit]:
-            own = self.own_name[name]
-            wide[name] = self.plan.widened(name if name == head else own, read[own], ring.empty)
+            own, at = self.own_name[name], places.get(self.stored_as.get(name), 0)
+            empty = functools.partial(ring.empty, at=at)
+            wide[name] = self.plan.widened(name if name == head else own, read[own], empty)
         return revert_weight_conversion(self.wide, wide)
 
-    def write(self, folder: Path, shards: dict[str, list[str]], progress: bool) -> None:
+    def write(
+        self, folder: Path, shards: dict[str, list[str]], progress: bool, direct: bool
+    ) -> None:
         """Write the shards that are not there yet; what they need is made a little ahead."""
         sizes = {name: _nbytes(tensor) for name, tensor in self.outputs.items()}
-        left = {file: names for file, names in shards.items() if not (folder / file).exists()}
+        left = {
+            file: {name: self.outputs[name] for name in names}
+            for file, names in shards.items()
+            if not (folder / file).exists()
+        }
         jobs = {
             file: list(dict.fromkeys(self.unit_of[name] for name in names))
             for file, names in left.items()
         }
         there = sum(sizes[name] for file in shards.keys() - left for name in shards[file])
         ring = Ring(max(self.room.values()))
-        make = functools.partial(self.make, ring=ring)
+        places = {n: at for tensors in left.values() for n, at in header_of(tensors)[1].items()}
+        make = functools.partial(self.make, ring=ring, places=places)
         made = made_ahead(make, itertools.chain.from_iterable(jobs.values()), ring)
         look = {"unit": "B", "unit_scale": True, "disable": not progress, "desc": "Cloning"}
         bar = tqdm(total=sum(sizes.values()), initial=there, **look)
 
-        def parts(units: list[Unit], names: list[str]) -> Iterator[dict[str, torch.Tensor]]:
+        def parts(units: list[Unit], names: Iterable[str]) -> Iterator[dict[str, torch.Tensor]]:
             for unit in units:
                 yield next(made)
                 bar.update(sum(sizes[name] for name in names if self.unit_of[name] == unit))
 
         with bar, contextlib.closing(made):
-            for file, names in left.items():
-                shard = {name: self.outputs[name] for name in names}
-                write_shard(folder / file, shard, parts(jobs[file], names))
+            for file, tensors in left.items():
+                write_shard(folder / file, tensors, parts(jobs[file], tensors), direct=direct)
 
     def write_rest(self, place: Path, folder: Path, split) -> None:
         """Write what stands beside the weights: index, configuration, tokenizer, generation."""

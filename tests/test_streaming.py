@@ -1,9 +1,11 @@
 """A streamed clone is the clone in memory: same files, resumed, checked, and little memory."""
 
 import contextlib
+import errno
 import filecmp
 import hashlib
 import json
+import os
 import threading
 import time
 import weakref
@@ -17,10 +19,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import hcviz
-from hcviz import streaming
-from hcviz.shards import Ring, made_ahead, room, write_shard
+from hcviz import shards, streaming
+from hcviz.shards import BLOCK, Ring, header_of, made_ahead, room, write_shard
 
 SMALL = "20KB"
+PT = {"format": "pt"}
 NOISY = {"hidden": 3, "expansion": "noisy-symmetric", "seed": 3}
 APART = {"ffn": 3, "expansion": "random", "tie": "untie"}
 MATRIX = [
@@ -169,12 +172,12 @@ class Interrupted:
     def __init__(self, after):
         self.left, self.wrote = after, []
 
-    def __call__(self, path, tensors, parts):
+    def __call__(self, path, tensors, parts, **how):
         self.left -= 1
         if self.left < 0:
             path.with_name(f"{path.name}.1.part").write_bytes(b"half")
             raise KeyboardInterrupt
-        write_shard(path, tensors, parts)
+        write_shard(path, tensors, parts, **how)
         self.wrote.append(path.name)
 
 
@@ -259,8 +262,8 @@ def test_models_are_compared_where_both_fit(tmp_path, monkeypatch, free, compare
 def test_failed_clone_is_not_left_behind_unless_told_to(tmp_path, monkeypatch):
     widened = streaming.Transfer.make
 
-    def halved(self, unit, ring):
-        made = widened(self, unit, ring)
+    def halved(self, *args, **kwargs):
+        made = widened(self, *args, **kwargs)
         return {n: t / (1 + (n == "model.norm.weight")) for n, t in made.items()}
 
     monkeypatch.setattr(streaming.Transfer, "make", halved)
@@ -296,6 +299,52 @@ def test_a_shard_has_the_bytes_of_safetensors_and_holds_one_part(tmp_path):
     with pytest.raises(hcviz.HcvizError, match="file lacks scalar"):
         write_shard(tmp_path / "file", empty, iter([{"t0": tensors["t0"]}]))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["streamed", "whole"]
+
+
+@pytest.mark.parametrize("refused", [None, "at once", "in the middle"])
+def test_blocks_that_go_straight_to_the_disk_are_the_same_bytes(tmp_path, monkeypatch, refused):
+    """Where the disk wants it otherwise, as a memory file system may, the rest goes as usual."""
+    sizes = {"large": 3 * BLOCK + 100, "small": 10, "blocks": 4 * BLOCK, "elsewhere": 2 * BLOCK}
+    tensors = {name: torch.rand(size) for name, size in sizes.items()}
+    empty = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    ring, straight = Ring(room(tensor.nbytes for tensor in tensors.values())), []
+    ring.begin(0)
+    for name, at in header_of(empty)[1].items():
+        if name != "elsewhere":
+            place = ring.empty(tensors[name].shape, torch.float32, at=at)
+            tensors[name] = place.copy_(tensors[name])
+
+    def pwrite(past, data, at, write=os.pwrite):
+        if refused == "at once" or straight:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        if refused:
+            straight.append(write(past, data[:BLOCK], at))
+            return straight[-1]
+        assert data.ctypes.data % BLOCK == at % BLOCK == len(data) % BLOCK == 0
+        return write(past, data, at)
+
+    monkeypatch.setattr("hcviz.shards.LARGE", BLOCK)
+    monkeypatch.setattr("hcviz.shards.os.pwrite", pwrite)
+    write_shard(tmp_path / "streamed", empty, iter([tensors]), direct=True)
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, tmp_path / "whole", PT)
+    assert filecmp.cmp(tmp_path / "streamed", tmp_path / "whole", shallow=False)
+
+
+def test_a_clone_that_fills_the_memory_goes_straight_to_the_disk(tmp_path, monkeypatch):
+    """What lies in memory as in its file does not pass through the system's memory: all weights."""
+    asked, put = [], shards._put
+    monkeypatch.setattr("hcviz.shards.LARGE", BLOCK)
+    monkeypatch.setattr("hcviz.streaming.WAITING", 0.0)
+
+    def watch(file, past, at, data):
+        if len(data) >= 2 * BLOCK:
+            asked.append((data.ctypes.data - at) % BLOCK)
+        put(file, past, at, data)
+
+    monkeypatch.setattr("hcviz.shards._put", watch)
+    check_same_files(hcviz.sources.folder_of("nano:llama"), tmp_path, expansion="random")
+    assert set(asked) == {0}
+    assert len(asked) > 10
 
 
 def test_parts_are_made_ahead_in_memory_that_is_used_again():
