@@ -35,7 +35,8 @@ CARRIED = (
 class Transfer:
     """A stored source and its clone-to-be; both models are on the meta device, without weights.
 
-    ``outputs`` are the tensors of the clone's files by name, ``unit_of`` says what makes each.
+    ``outputs`` are the tensors of the clone's files by name, ``unit_of`` says what makes each, and
+    ``stored_as`` which of them a tensor of the clone is, where it is one.
     """
 
     def __init__(self, place: Path, dtype, trust_remote_code: bool, options: dict[str, Any]):
@@ -98,8 +99,8 @@ class Transfer:
         for unit, names in self.of_unit.items():
             part = revert_weight_conversion(self.wide, {name: empty[name] for name in names})
             self.unit_of.update(dict.fromkeys(part, unit))
-            if len(names) == len(part) == 1:
-                self.stored_as[names[0]] = next(iter(part))
+            if len(names) == len(part):
+                self.stored_as.update(zip(names, part, strict=True))
         odd = self.outputs.keys() ^ self.unit_of.keys()
         if odd:
             raise CloneError(

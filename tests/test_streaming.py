@@ -330,7 +330,8 @@ def test_blocks_that_go_straight_to_the_disk_are_the_same_bytes(tmp_path, monkey
     assert filecmp.cmp(tmp_path / "streamed", tmp_path / "whole", shallow=False)
 
 
-def test_a_clone_that_fills_the_memory_goes_straight_to_the_disk(tmp_path, monkeypatch):
+@pytest.mark.parametrize("tie", ["keep", "untie"])
+def test_a_clone_that_fills_the_memory_goes_straight_to_the_disk(tie, tmp_path, monkeypatch):
     """What lies in memory as in its file does not pass through the system's memory: all weights."""
     asked, put = [], shards._put
     monkeypatch.setattr("hcviz.shards.LARGE", BLOCK)
@@ -342,7 +343,8 @@ def test_a_clone_that_fills_the_memory_goes_straight_to_the_disk(tmp_path, monke
         put(file, past, at, data)
 
     monkeypatch.setattr("hcviz.shards._put", watch)
-    check_same_files(hcviz.sources.folder_of("nano:llama"), tmp_path, expansion="random")
+    src = hcviz.sources.folder_of("nano:llama")
+    check_same_files(src, tmp_path, expansion="random", tie=tie)
     assert set(asked) == {0}
     assert len(asked) > 10
 
