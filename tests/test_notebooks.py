@@ -1,19 +1,23 @@
 """Every notebook runs from top to bottom in a fresh kernel; an error inside a widget counts too."""
 
 import ast
+import asyncio
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import DeadKernelError
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
-def execute(path, tmp_path, **parameters):
+def execute(path, tmp_path, again=True, **parameters):
+    """Run a notebook; once in hundreds of times a message between kernel and client is lost."""
     notebook = nbformat.read(path, as_version=4)
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
     cell.source += "\n" + "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
@@ -23,7 +27,13 @@ def execute(path, tmp_path, **parameters):
         kernel_name="python3",
         resources={"metadata": {"path": str(tmp_path)}},
     )
-    return client.execute()
+    try:
+        return asyncio.run(asyncio.wait_for(client.async_execute(), 240))
+    except (TimeoutError, DeadKernelError):  # the second is what nbclient makes of the first
+        if not again:
+            raise
+    shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+    return execute(path, tmp_path, again=False, **parameters)
 
 
 def hidden_errors(notebook):
