@@ -103,7 +103,7 @@ def test_old_names_and_stale_tensors_are_understood(tmp_path):
     weights = load_file(src / "model.safetensors")
     bare = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
     stale = {"layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
-    save_file({**bare, **stale}, src / "model.safetensors", {"format": "pt"})
+    save_file({**bare, **stale}, src / "model.safetensors", PT)
     check_same_files(src, tmp_path)
     assert next(iter(stale)) in (tmp_path / "streamed" / "README.md").read_text()
 
@@ -112,10 +112,10 @@ def test_tied_weights_stored_twice_have_to_agree(tmp_path):
     src = saved("llama", tmp_path / "source")
     weights = load_file(src / "model.safetensors")
     twice = {**weights, "lm_head.weight": weights["model.embed_tokens.weight"].clone()}
-    save_file(twice, src / "model.safetensors", {"format": "pt"})
+    save_file(twice, src / "model.safetensors", PT)
     check_same_files(src, tmp_path)
     twice["lm_head.weight"][0, 0] += 1
-    save_file(twice, src / "model.safetensors", {"format": "pt"})
+    save_file(twice, src / "model.safetensors", PT)
     with pytest.raises(hcviz.CloneError, match=r"ties .*embed_tokens.* different values"):
         stream(src, tmp_path / "out")
 
@@ -131,7 +131,7 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_left(tmp_path, damage,
     src = saved("llama", tmp_path / "source")
     weights = {**load_file(src / "model.safetensors"), **damage}
     kept = {name: tensor for name, tensor in weights.items() if tensor is not None}
-    save_file(kept, src / "model.safetensors", {"format": "pt"})
+    save_file(kept, src / "model.safetensors", PT)
     with pytest.raises(hcviz.HcvizError, match=message):
         stream(src, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
@@ -294,7 +294,7 @@ def test_a_shard_has_the_bytes_of_safetensors_and_holds_one_part(tmp_path):
     empty = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
     write_shard(tmp_path / "streamed", empty, parts())
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(whole, tmp_path / "whole", {"format": "pt"})
+    save_file(whole, tmp_path / "whole", PT)
     assert (tmp_path / "streamed").read_bytes() == (tmp_path / "whole").read_bytes()
     with pytest.raises(hcviz.HcvizError, match="file lacks scalar"):
         write_shard(tmp_path / "file", empty, iter([{"t0": tensors["t0"]}]))

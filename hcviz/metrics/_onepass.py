@@ -145,8 +145,8 @@ class _Pairs:
         ranges = [range(n) if d in levels else [slice(None)] for d, n in enumerate(shape[:-2])]
         self.pairs = list(itertools.combinations(itertools.product(*ranges), 2))
         self.copies = math.prod(shape[d] for d in levels)
-        others = [n for d, n in enumerate(shape[:-2]) if d not in levels]
-        self.apart = np.empty((len(self.pairs), *others, shape[-2]))
+        kept = [n for d, n in enumerate(shape[:-2]) if d not in levels]
+        self.apart = np.empty((len(self.pairs), *kept, shape[-2]))
         self.levels = levels
         self.alone = sum(not set(levels).isdisjoint(others) for others in wanted) == 1
         self.equal, self.near = True, False
