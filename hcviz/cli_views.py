@@ -110,11 +110,9 @@ def diff(
 
 def _factors(text: str) -> dict[str, str]:
     """Read factors like hidden=2,ffn=3."""
-    from fractions import Fraction
-
     try:
         found = (part.split("=") for part in text.split(","))
-        return {axis.strip(): Fraction(value) for axis, value in found}
+        return {axis.strip(): value.strip() for axis, value in found}
     except ValueError as error:
         raise HcvizError(f"--factors {text}: write it like hidden=2,ffn=2.") from error
 

@@ -14,7 +14,7 @@ from hcviz.axes import SYMMETRY, TensorAxes
 from hcviz.blocks import pieces
 from hcviz.cloning import decide
 from hcviz.errors import HcvizError
-from hcviz.factors import parse_factors, resolve_factors
+from hcviz.factors import parse_factors, read_factors
 from hcviz.infer import meta_model, tensors
 from hcviz.layouts import layout
 from hcviz.metrics import axes_of, known_layout
@@ -71,7 +71,7 @@ def diff(a: Any, b: Any, *, factors: Mapping[str, Any] | None = None) -> pd.Data
     same = widths(small.config) == widths(wide.config)
     found = parse_factors(wide.factors or (small.factors if same else {}))
     if factors:
-        found = resolve_factors(small.config, **factors)
+        found = read_factors(small.config, factors, wide=False)
     elif not found and not same:
         found = factors_between(small.config, wide.config)
     before = small.tensor if same else _widened(small, wide, found)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from fractions import Fraction
 from numbers import Real
+from typing import Any
 
 from hcviz.errors import CloneError
 from hcviz.widths import EXPERT_FIELDS, widths
@@ -35,8 +36,48 @@ def parse_factors(written: Mapping[str, int | str]) -> dict[str, int | Fraction]
     return {axis: factor_of(axis, value) for axis, value in written.items()}
 
 
+def read_factors(
+    config, asked: Mapping[str, Any] | None = None, *, wide: bool = True
+) -> dict[str, int | Fraction]:
+    """Return the factor of each axis that a model was cloned by.
+
+    Args:
+        config: Its configuration.
+        asked: As in `hcviz.clone`, ``{"hidden": 2}``, or as a recipe tells them, by axis. Without
+            it, what the configuration's ``hcviz`` entry tells; {} if that tells nothing.
+        wide: The configuration is the clone's; otherwise its source's.
+
+    Raises:
+        CloneError: If they do not fit the configuration.
+
+    Example:
+        >>> from transformers import LlamaConfig
+        >>> wide = LlamaConfig(hidden_size=96, num_attention_heads=6, intermediate_size=192)
+        >>> read_factors(wide, {"hidden": "3/2"})["ffn"]
+        Fraction(3, 2)
+    """
+    asked = asked or (getattr(config, "hcviz", None) or {}).get("factors") or {}
+    if not asked or "group" in asked:  # a call names the heads, a recipe the group
+        return parse_factors(asked)
+    known = ("hidden", "ffn", "expert_ffn", "heads", "kv_heads", "head_dim")
+    if unknown := asked.keys() - set(known):
+        raise CloneError(
+            f"factors={dict(asked)!r}: there is no {', '.join(sorted(unknown))}. A model grows in "
+            f"{', '.join(known)}."
+        )
+    return resolve_factors(config, **asked, wide=wide)
+
+
 def resolve_factors(
-    config, *, hidden=2, ffn=None, expert_ffn=None, heads=None, kv_heads=None, head_dim=1
+    config,
+    *,
+    hidden=2,
+    ffn=None,
+    expert_ffn=None,
+    heads=None,
+    kv_heads=None,
+    head_dim=1,
+    wide: bool = False,
 ) -> dict[str, int | Fraction]:
     """Turn the factors of a call into one factor per axis.
 
@@ -50,6 +91,7 @@ def resolve_factors(
         kv_heads: Factor of the key/value heads; as ``heads`` if None, but one key/value head stays
             one.
         head_dim: Factor of the head size, a whole number.
+        wide: The configuration is not the source's but that of the clone.
 
     Returns:
         A factor for each of :data:`AXES`, an int where it is whole.
@@ -75,8 +117,10 @@ def resolve_factors(
     factors = {"hidden": hidden, "heads": heads, "kv_heads": kv_heads}
     factors |= {f: expert_ffn or ffn if f in EXPERT_FIELDS else ffn for f in size.ffn}
     for name, count in units.items():
-        _check_whole(name, count, factor_of(name, factors[name]))
-    if (size.group * Fraction(group)).denominator != 1 or group < 1:
+        _check_whole(name, count, factor_of(name, factors[name]), wide=wide)
+    if wide:
+        _check_whole("query heads of a key/value head", size.group, group, wide=True)
+    elif (size.group * Fraction(group)).denominator != 1 or group < 1:
         raise CloneError(
             f"heads={heads} and kv_heads={kv_heads} make {size.heads * heads} query heads for "
             f"{size.kv_heads * kv_heads} key/value heads, and every key/value head must serve a "
@@ -98,8 +142,15 @@ def _tidy(number: Fraction) -> int | Fraction:
     return int(number) if number.denominator == 1 else number
 
 
-def _check_whole(name: str, units: int, factor: int | Fraction) -> None:
+def _check_whole(name: str, units: int, factor: int | Fraction, *, wide: bool) -> None:
     """Refuse a factor that cuts a unit, with the nearest one that does not."""
+    if wide:
+        if (units / Fraction(factor)).denominator != 1:
+            raise CloneError(
+                f"{name}: {units} in the clone is no whole number times {factor}, so it was not "
+                "cloned by this factor. Give the factors of the call of clone(), or the source."
+            )
+        return
     if (units * Fraction(factor)).denominator != 1:
         near = max(units + 1, round(units * factor))
         raise CloneError(

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from hcviz import tables
 from hcviz.errors import HcvizError
+from hcviz.factors import read_factors
 from hcviz.layouts import layout
 from hcviz.metrics import axes_of, fitting, known_layout, metric_rows, resolve
 from hcviz.runs import Run
@@ -31,7 +32,8 @@ class MetricsCallback(TrainerCallback):
         metrics: Names as in `hcviz.measure`; also with ``grad.``: ``grad.ledger``.
         tensors: Regular expressions of the tensors to measure; None takes all.
         steps: How many steps (log-spaced, as the snapshots of `hcviz.train`), or which.
-        factors: How the model was cloned; by default what its configuration says.
+        factors: How the model was cloned, as in `hcviz.clone`; by default what its configuration
+            says.
 
     Raises:
         HcvizError: If a metric is unknown or needs a whole model, or no tensor is found.
@@ -57,7 +59,7 @@ class MetricsCallback(TrainerCallback):
                 "it afterwards: hcviz.measure(run, ...)."
             )
         self.tensors = [tensors] if isinstance(tensors, str) else tensors or [""]
-        self.steps, self.factors = steps, factors
+        self.steps, self.given = steps, factors
         self.seconds = self.trained = 0.0
 
     @property
@@ -74,8 +76,7 @@ class MetricsCallback(TrainerCallback):
             return
         model, self.folder = kwargs["model"], Path(args.output_dir)
         self.at = frozenset(snapshot_steps(state.max_steps, self.steps))
-        recipe = getattr(model.config, "hcviz", None) or {}
-        self.factors = self.factors or recipe.get("factors") or {}
+        self.factors = read_factors(model.config, self.given)
         self.asked = fitting(self.asked, bool(self.factors))
         self.layout = known_layout(lambda: layout(model, factors=self.factors), bool(self.factors))
         self.parameters = self._chosen(model)

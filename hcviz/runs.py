@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -209,6 +208,8 @@ class Run:
     @property
     def factors(self) -> dict[str, Any]:
         """How many times each axis was repeated by the clone this run started from."""
+        from hcviz.factors import parse_factors
+
         factors = (self._recipe or {}).get("factors")
         if not factors:
             raise HcvizError(
@@ -216,8 +217,7 @@ class Run:
                 "weights have no blocks. Train a model that hcviz clone made, or pass the recipe "
                 "of the clone it is compared with: info={'clone': ...}, or Run.of(..., factors=)."
             )
-        found = {axis: Fraction(factor) for axis, factor in factors.items()}
-        return {axis: int(f) if f.denominator == 1 else f for axis, f in found.items()}
+        return parse_factors(factors)
 
     @property
     def _recipe(self) -> dict[str, Any] | None:
@@ -226,12 +226,12 @@ class Run:
 
     @cached_property
     def _asked(self) -> dict[str, Any] | None:
-        from hcviz.factors import resolve_factors
+        from hcviz.factors import read_factors
         from hcviz.targets import factors_between
 
         asked = self._info or {}
         if asked.get("asked"):
-            return {"factors": resolve_factors(self.config, **asked["asked"])}
+            return {"factors": read_factors(self.config, asked["asked"])}
         if asked.get("source") is not None:
             return {"factors": factors_between(_config_of(asked["source"]), self.config)}
         return getattr(self.config, "hcviz", None)

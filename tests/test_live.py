@@ -161,3 +161,54 @@ def test_measuring_does_not_change_the_run(run, wide, corpus, tmp_path):
     plain = hcviz.train(wide, out=tmp_path / "r", corpus=corpus, **SHORT)
     assert list(plain.history["loss"]) == list(run.history["loss"])
     assert "metrics" not in json.loads((plain.path / "run.json").read_text())["request"]
+
+
+def test_a_fractional_factor_is_measured_live_as_later(corpus, tmp_path):
+    wide = hcviz.clone(tiny.model(), hidden=1.5, expansion="noisy-symmetric")
+    assert wide.config.hcviz["factors"]["ffn"] == "3/2"
+    run = hcviz.train(wide, out=tmp_path / "r", corpus=corpus, metrics=["ledger"], **SHORT)
+    live = run.metrics
+    (run.path / tables.WHOLE).unlink()
+    assert len(live)
+    pd.testing.assert_frame_equal(values(live), values(hcviz.measure(run, metrics=["ledger"])))
+
+
+@pytest.mark.parametrize("factors", [{"hidden": 2}, {"hidden": "3/2", "ffn": "5/4"}])
+def test_factors_mean_live_what_they_mean_for_a_run_of_others(factors, corpus, tmp_path):
+    """A recipe that is lost: both take the factors of the call of clone()."""
+    from transformers import Trainer, TrainingArguments
+
+    from hcviz.schedule import BlockOrder
+
+    wide = hcviz.clone(tiny.model(), expansion="noisy-symmetric", **factors)
+    recipe = wide.config.hcviz["factors"]
+    del wide.config.hcviz
+    callback = hcviz.MetricsCallback(["ledger"], steps=2, factors=factors)
+    args = TrainingArguments(
+        str(tmp_path / "r"), max_steps=1, report_to="none", save_strategy="no", use_cpu=True,
+        per_device_train_batch_size=2, disable_tqdm=True, logging_strategy="no",
+    )  # fmt: skip
+    data = BlockOrder(corpus.train, count=2, seed=0)
+    wide.save_pretrained(tmp_path / "step_0")
+    Trainer(model=wide, args=args, train_dataset=data, callbacks=[callback]).train()
+    frames = [
+        hcviz.measure(hcviz.Run.of(tmp_path / "step_0", factors=given), metrics=["ledger"])
+        for given in (factors, recipe)
+    ]
+    live = tables.read_live(tmp_path / "r").query("step == 0")
+    for frame in frames:
+        pd.testing.assert_frame_equal(values(live), values(frame))
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        ({"hidden": 5}, r"hidden: 32 in the clone is no whole number times 5.* source"),
+        ({"width": 2}, r"there is no width. A model grows in hidden, ffn"),
+        ({"hidden": "two"}, "a factor is a number"),
+    ],
+)
+def test_factors_that_do_not_fit_are_refused(wide, factors, message, tmp_path):
+    wide.save_pretrained(tmp_path)
+    with pytest.raises(HcvizError, match=message):
+        _ = hcviz.Run.of(tmp_path, factors=factors).factors
