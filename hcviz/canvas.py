@@ -1,8 +1,9 @@
 """The picture of explore(): arms side by side, what does not change is drawn once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import matplotlib as mpl
 import numpy as np
@@ -184,6 +185,18 @@ def reach(grids: Sequence[np.ndarray]) -> float:
 def nearest(steps: Mapping[int, Any] | Sequence[int], step: int) -> int:
     """Return the last of the steps that is not after a step, or the first."""
     return max((one for one in steps if one <= step), default=min(steps))
+
+
+_SEEN: WeakKeyDictionary[Run, list] = WeakKeyDictionary()
+
+
+def look_again(runs: Iterable[Run]) -> None:
+    """Forget what was drawn of runs if the files of one have changed since it was looked at."""
+    marks = {run: [run.stored(step).stamp for step in run.steps] for run in runs}
+    if any(_SEEN.get(run, mark) != mark for run, mark in marks.items()):
+        for kept in (steps_of, corners, spectrum, curves):
+            kept.cache_clear()
+    _SEEN.update(marks)
 
 
 @lru_cache(maxsize=1024)

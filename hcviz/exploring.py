@@ -9,7 +9,7 @@ import ipywidgets as widgets
 import numpy as np
 from PIL import Image
 
-from hcviz.canvas import Canvas, corners, steps_of
+from hcviz.canvas import Canvas, corners, look_again, steps_of
 from hcviz.errors import HcvizError
 from hcviz.runs import Run
 
@@ -99,6 +99,7 @@ class View(widgets.VBox):
 
     def _choose_arms(self) -> None:
         """Offer the layers of the arms, keeping what was chosen where they have it."""
+        look_again(self.shown)
         self._offer(self.layer, dict.fromkeys(layer_of(name) for name in self.names))
         self._choose_layer()
 

@@ -1,8 +1,7 @@
 """Read a training run from disk, lazily: steps, history, single tensors, blocks, whole models."""
 
 import json
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pandas as pd
 
 from hcviz.errors import HcvizError
 from hcviz.places import Place, Revision, Where, find_places
-from hcviz.stored import Stored, damaged, stamp, weight_files
+from hcviz.stored import Stored, damaged, file_stamp, stamp, weight_files
 from hcviz.tables import read_live
 
 HISTORY = ["run", "step", "tokens", "split", "loss", "lr", "seconds", "flops", "seed"]
@@ -46,6 +45,8 @@ class Run:
         """Open the folder; ``places`` and ``info`` are what `Run.of` found."""
         self.path, self._places, self._info = Path(path), places, info
         self._read: dict[int, Stored] = {}
+        self._known: dict[str, Any] = {}
+        self._marks: dict[Path, Any] = {}
         if places is None and not self.path.is_dir():
             raise HcvizError(
                 f"{self.path} is not a folder. Give the folder that hcviz train wrote (its --out)."
@@ -224,8 +225,11 @@ class Run:
         """How the model was cloned: as asked, as recorded, or as its configuration says."""
         return self._asked if self._info is not None else self.info.get("clone", self._asked)
 
-    @cached_property
+    @property
     def _asked(self) -> dict[str, Any] | None:
+        return self._once("asked", self._ask)
+
+    def _ask(self) -> dict[str, Any] | None:
         from hcviz.factors import read_factors
         from hcviz.targets import factors_between
 
@@ -236,19 +240,39 @@ class Run:
             return {"factors": factors_between(_config_of(asked["source"]), self.config)}
         return getattr(self.config, "hcviz", None)
 
-    @cached_property
+    @property
     def config(self) -> Any:
         """The configuration of the model."""
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(self._folder(self.steps[0]))
+        def read() -> Any:
+            return AutoConfig.from_pretrained(self._folder(self.steps[0]))
 
-    @cached_property
+        return self._once("config", read)
+
+    @property
     def layout(self) -> Any:
         """Which axes every tensor has, in units of the source, from the configuration."""
         from hcviz.layouts import layout
 
-        return layout(self.config, factors=self.factors if self.is_clone else None)
+        def read() -> Any:
+            return layout(self.config, factors=self.factors if self.is_clone else None)
+
+        return self._once("layout", read)
+
+    def _once(self, what: str, make: Callable[[], Any]) -> Any:
+        """Return what was made before, as long as the files that describe the model are the same.
+
+        A folder may be trained anew, with another model, while a notebook holds its run.
+        """
+        if any(file_stamp(path) != mark for path, mark in self._marks.items()):
+            self._known.clear()
+        if not self._known:
+            paths = (self.path / "run.json", self._folder(self.steps[0]) / "config.json")
+            self._marks = {path: file_stamp(path) for path in paths}
+        if what not in self._known:
+            self._known[what] = make()
+        return self._known[what]
 
     def model(self, step: int | None = None) -> Any:
         """Load one snapshot as a model in eval mode.

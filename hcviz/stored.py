@@ -31,10 +31,18 @@ def header(path: Path) -> bytes:
         return file.read(int.from_bytes(file.read(8), "little"))
 
 
-def stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Return name, size and time of change (ns) of a checkpoint's weight files."""
-    stats = [(path, path.stat()) for path in weight_files(folder)]
-    return tuple((path.name, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+def file_stamp(path: Path) -> tuple[str, int, int] | None:
+    """Return a file's name, size and time of change (ns); None if it is not there."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return path.name, stat.st_size, stat.st_mtime_ns
+
+
+def stamp(folder: Path) -> tuple[tuple[str, int, int] | None, ...]:
+    """Return the :func:`file_stamp` of each of a checkpoint's weight files."""
+    return tuple(map(file_stamp, weight_files(folder)))
 
 
 class Stored:

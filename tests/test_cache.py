@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import tiny
+import torch
 
 import hcviz
 from hcviz import tables
@@ -127,3 +128,32 @@ def test_rows_of_a_run_that_goes_on_are_read_up_to_the_cut_line(tmp_path):
     tables.finish_live(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [tables.WHOLE]
     assert list(tables.read_live(tmp_path)["value"]) == [0.5]
+
+
+def test_moments_of_another_training_in_the_same_place_are_read_anew(run):
+    """A folder's name does not tell what lies in it."""
+    path = run.path / "checkpoint-4" / "optimizer.pt"
+    asked = {"metrics": ["exp_avg.norm"], "tensors": NAME, "steps": [4]}
+    before = hcviz.measure(run, **asked)["value"].item()
+    state = torch.load(path, weights_only=True)
+    for moments in state["state"].values():
+        moments["exp_avg"] *= 2
+    path.unlink()  # as another training does: what is mapped stays as it was
+    torch.save(state, path)
+    os.utime(path, ns=(1, 1))
+    assert hcviz.measure(run, **asked)["value"].item() == pytest.approx(2 * before)
+    fresh = hcviz.measure(Run(run.path), **asked, cache=False)["value"].item()
+    assert fresh == pytest.approx(2 * before)
+
+
+def test_a_run_that_is_trained_again_in_its_place_is_another(run, tmp_path):
+    """The same object follows what lies in its folder: factors, axes and steps."""
+    assert (run.factors["hidden"], run.config.hidden_size) == (2, 32)
+    wide = hcviz.clone(tiny.model(), hidden=3)
+    assert hcviz.measure(run, metrics=["ledger"], tensors=NAME)["step"].nunique() == 4
+    shutil.rmtree(run.path)
+    wide.save_pretrained(run.path / "checkpoint-0")
+    assert (run.steps, run.factors["hidden"], run.config.hidden_size) == ([0], 3, 48)
+    frame = hcviz.measure(run, metrics=["ledger"], tensors=NAME)
+    assert frame["value"].eq(0).all()
+    assert run.blocks(NAME).shape[:2] == (3, 3)

@@ -199,3 +199,19 @@ def test_arms_without_a_common_matrix_are_refused(runs, tmp_path):
 def test_without_a_clone_there_is_nothing_to_explore(runs):
     with pytest.raises(HcvizError, match="source"):
         hcviz.explore(runs[0])
+
+
+def test_a_run_that_goes_on_is_looked_at_again(runs, tmp_path):
+    """The same run, shown before and after: its new snapshots, and what lies in the old places."""
+    run = hcviz.Run(shutil.copytree(runs[2].path, tmp_path / "noisy"))
+    before = hcviz.explore([run])
+    name, steps = before.tensor.value, before.canvas.steps
+    first = canvas.corners(run, name, steps[0])
+    shutil.copytree(run.path / f"checkpoint-{steps[-1]}", run.path / "checkpoint-7")
+    shutil.copy(
+        run.path / f"checkpoint-{steps[-1]}" / "model.safetensors",
+        run.path / f"checkpoint-{steps[0]}" / "model.safetensors",
+    )
+    after = hcviz.explore([run])
+    assert after.canvas.steps == [*steps, 7]
+    assert not np.array_equal(canvas.corners(run, name, steps[0]), first)

@@ -11,7 +11,7 @@ import torch
 import hcviz.blocks
 from hcviz.axes import TensorAxes
 from hcviz.metrics._registry import EXTRAS, Entry
-from hcviz.metrics._subjects import stored_subject
+from hcviz.metrics._subjects import moments_mark, stored_subject
 from hcviz.runs import Run
 from hcviz.tables import fingerprint
 
@@ -50,8 +50,7 @@ class TensorReader:
         steps = {step, *(self._step_of(step, extra) for extra in extras)} - {None}
         marks: list[Any] = [(one, self.run.stored(one).mark) for one in sorted(steps)]
         if subject.startswith("exp_avg"):
-            path = self.run.stored(step).folder / "optimizer.pt"
-            marks.append(path.is_file() and (path.stat().st_size, path.stat().st_mtime_ns))
+            marks.append(moments_mark(self.run.stored(step).folder))
         return fingerprint(marks, subject, code_mark(), axes, sorted(factors.items()))
 
     def _step_of(self, step: int, what: str) -> int | None:

@@ -8,6 +8,7 @@ import torch
 from hcviz.errors import HcvizError
 from hcviz.metrics._registry import METRICS, Entry
 from hcviz.runs import Run
+from hcviz.stored import file_stamp
 
 SUBJECTS = {
     "update": "difference to the snapshot before",
@@ -58,7 +59,13 @@ def stored_subject(run: Run, subject: str, name: str, step: int) -> torch.Tensor
             "the model trains: hcviz.train(..., metrics=['grad.ledger']). Or take the update: "
             "update.ledger."
         )
-    return _moments(run.stored(step).folder).get(name, {}).get(subject)
+    folder = run.stored(step).folder
+    return _moments(folder, moments_mark(folder)).get(name, {}).get(subject)
+
+
+def moments_mark(folder: Path) -> tuple:
+    """Return what tells the moments of a checkpoint from others that were in its place."""
+    return tuple(file_stamp(folder / name) for name in ("optimizer.pt", "config.json"))
 
 
 def update_of(weight: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor | None:
@@ -67,7 +74,7 @@ def update_of(weight: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor
 
 
 @functools.lru_cache(maxsize=16)  # mapped, not read
-def _moments(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+def _moments(folder: Path, mark: tuple) -> dict[str, dict[str, torch.Tensor]]:
     """Read a checkpoint's ``optimizer.pt``, as the Trainer orders it: decayed weights first."""
     from transformers import AutoConfig, AutoModelForCausalLM, Trainer
 
