@@ -89,8 +89,14 @@ def record(
         overwrite: Replace the folder if it is there.
 
     Raises:
-        HcvizError: If the folder is taken or cannot be written.
+        HcvizError: If the folder is taken or cannot be written, or a run has no folder.
     """
+    loose = [run.name for run in runs if run.path is None]
+    if loose:
+        raise HcvizError(
+            f"{', '.join(loose)} has no folder of its own, with run.json and the losses, to be "
+            "recorded from. Record runs that hcviz.train wrote."
+        )
     out = Path(out)
     with fresh_folder(out, overwrite=overwrite) as folder:
         names = [run.path.name for run in runs]

@@ -10,7 +10,7 @@ import pandas as pd
 from hcviz.errors import HcvizError
 from hcviz.places import Place, Revision, Where, find_places
 from hcviz.stored import Stored, damaged, file_stamp, stamp, weight_files
-from hcviz.tables import read_live
+from hcviz.tables import read_live, table
 
 HISTORY = ["run", "step", "tokens", "split", "loss", "lr", "seconds", "flops", "seed"]
 
@@ -37,13 +37,17 @@ class Run:
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | None,
         *,
         places: Mapping[int, Place] | None = None,
         info: Mapping[str, Any] | None = None,
     ):
-        """Open the folder; ``places`` and ``info`` are what `Run.of` found."""
-        self.path, self._places, self._info = Path(path), places, info
+        """Open the folder; ``places`` and ``info`` are what `Run.of` found.
+
+        Without a folder the run is made of checkpoints that lie anywhere: ``path`` is None.
+        """
+        self.path = None if path is None else Path(path)
+        self._places, self._info = places, info
         self._read: dict[int, Stored] = {}
         self._known: dict[str, Any] = {}
         self._marks: dict[Path, Any] = {}
@@ -87,14 +91,15 @@ class Run:
             >>> Run.of("org/model", revisions=["step0", "step512"], factors={"hidden": 2}).steps
             [0, 512]
         """
-        several = not isinstance(where, str | Path)
         places = find_places(where, revisions)
-        run = cls(label or "checkpoints" if several else where, places=places, info={})
-        run._info = {"label": label, "asked": factors, "source": source}
-        return run
+        several = not isinstance(where, str | Path)
+        label = label or ("checkpoints" if several else Path(where).name)
+        info = {"label": label, "asked": factors, "source": source}
+        return cls(None if several or revisions is not None else where, places=places, info=info)
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}: {self.name}, steps {self.steps[0]} to {self.steps[-1]})"
+        where = "checkpoints" if self.path is None else repr(str(self.path))
+        return f"Run({where}: {self.name}, steps {self.steps[0]} to {self.steps[-1]})"
 
     @property
     def steps(self) -> list[int]:
@@ -145,13 +150,16 @@ class Run:
     @property
     def metrics(self) -> pd.DataFrame:
         """What was measured while the run was trained, as `hcviz.measure` gives it."""
-        return read_live(self.path).assign(run=self.name)
+        measured = table([]) if self.path is None else read_live(self.path)
+        return measured.assign(run=self.name)
 
     @property
     def cache_folder(self) -> Path | None:
-        """Where measurements of this run are kept; a recording keeps its own table."""
+        """Where measurements are kept; None without a folder, or in a recording."""
+        if self.path is None:
+            return None
         recording = (self.path.parent / "recorded.json").is_file()
-        return None if recording or not self.path.is_dir() else self.path
+        return None if recording else self.path
 
     def names(self, step: int | None = None) -> list[str]:
         """Return the names of the stored tensors, as the model has them (tied weights once)."""
@@ -268,7 +276,8 @@ class Run:
         if any(file_stamp(path) != mark for path, mark in self._marks.items()):
             self._known.clear()
         if not self._known:
-            paths = (self.path / "run.json", self._folder(self.steps[0]) / "config.json")
+            paths = [self._folder(self.steps[0]) / "config.json"]
+            paths += [self.path / "run.json"] if self.path else []
             self._marks = {path: file_stamp(path) for path in paths}
         if what not in self._known:
             self._known[what] = make()
@@ -319,8 +328,8 @@ class Run:
 
     def _log(self) -> list[dict[str, Any]]:
         """Return the Trainer's log, from the run's own state or the newest checkpoint's."""
-        places = [self.path, *(self._folder(step) for step in reversed(self.steps))]
-        logs = []
+        places = [self._folder(step) for step in reversed(self.steps)]
+        places, logs = [self.path, *places] if self.path else places, []
         for place in places:
             try:
                 logs.append(json.loads((place / "trainer_state.json").read_text())["log_history"])

@@ -1,5 +1,6 @@
 """hcviz.stored and hcviz.places: checkpoints that any program wrote, read tensor by tensor."""
 
+import json
 import shutil
 
 import pytest
@@ -11,7 +12,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import hcviz
 from hcviz.errors import HcvizError
 from hcviz.places import Revision, find_places
+from hcviz.recording import record
 from hcviz.stored import Stored
+from hcviz.tables import WHOLE, table
+
+NAME = "model.layers.0.mlp.up_proj.weight"
 
 EXPERTS = {
     "mixtral": {"num_local_experts": 3},
@@ -146,3 +151,47 @@ def test_a_revision_that_cannot_be_fetched_is_named(monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(HcvizError, match=r"'step9' of org/model cannot be fetched: no network"):
         Revision("org/model", "step9").fetch()
+
+
+@pytest.fixture
+def named_alike(tmp_path, monkeypatch):
+    """A working folder with a run of one's own under every name that a run of others may bear."""
+    for name in ("demo", "checkpoints", "org/model"):
+        (tmp_path / name).mkdir(parents=True)
+        row = {"step": 5, "tensor": NAME, "metric": "norm", "value": -1.0}
+        table([row]).to_parquet(tmp_path / name / WHOLE)
+        log = [{"step": 5, "loss": -1.0}]
+        (tmp_path / name / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+        (tmp_path / name / "run.json").write_text('{"seed": -1}')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("label", ["demo", None])
+@pytest.mark.parametrize("kind", ["list", "by step", "revisions"])
+def test_a_folder_that_bears_the_name_of_a_run_of_others_is_not_its_own(
+    kind, label, folders, named_alike, monkeypatch
+):
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda repo, revision, **_: str(folders / revision)
+    )
+    places = [folders / "step_0", folders / "step_5"]
+    where, more = {
+        "list": (places, {}),
+        "by step": ({0: places[0], 5: places[1]}, {}),
+        "revisions": ("org/model", {"revisions": ["step_0", "step_5"]}),
+    }[kind]
+    before = sorted(named_alike.rglob("*"))
+    run = hcviz.Run.of(where, label=label, factors={"hidden": 2}, **more)
+    assert run.name == (label or ("model" if more else "checkpoints"))
+    assert run.name in repr(run)
+    assert (run.path, run.cache_folder) == (None, None)
+    assert run.metrics.empty
+    assert run.history.empty
+    frame = hcviz.measure(run, metrics=["norm"], tensors=NAME)
+    assert frame["value"].gt(0).all()
+    assert set(frame["run"]) == {run.name}
+    assert sorted(named_alike.rglob("*")) == before
+    with pytest.raises(HcvizError, match="has no folder of its own"):
+        record([run], "kept", tensors=[NAME], frame=frame, command="")
+    assert sorted(named_alike.rglob("*")) == before
