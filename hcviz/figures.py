@@ -11,7 +11,7 @@ import pandas as pd
 from hcviz import plots
 from hcviz.demo import findings, history
 from hcviz.errors import HcvizError
-from hcviz.files import write_text
+from hcviz.files import natural, write_text
 from hcviz.metrics import measure
 from hcviz.runs import Run
 
@@ -46,7 +46,7 @@ def draw(runs: Sequence[Run], out: str | Path, *, command: str, progress: bool =
         )
     out = Path(out)
     matrices = sorted(
-        {name for run in clones for name in run.names() if len(run.layout[name]) == 2}
+        {name for run in clones for name in run.names() if len(run.layout[name]) == 2}, key=natural
     )
     frame = measure(
         clones, metrics=["cosine", "ledger"], tensors=_exactly(matrices), progress=progress

@@ -1,13 +1,27 @@
-"""Write without losing anything: outputs are made beside their place and renamed into it."""
+"""Files and their names; outputs are made beside their place and renamed into it, whole."""
 
 import contextlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from hcviz.errors import HcvizError
+
+
+def natural(name: str | float) -> list[tuple[float, str]]:
+    """Return the key that sorts numbers, or names by the numbers in them: layer 2 before 10.
+
+    Example:
+        >>> sorted(["step_1000", "step_200"], key=natural)
+        ['step_200', 'step_1000']
+    """
+    if not isinstance(name, str):
+        return [(name, "")]
+    words = re.split(r"([0-9]+)", name)
+    return [(int(word), "") if odd % 2 else (-1, word) for odd, word in enumerate(words)]
 
 
 def data_folder() -> Path:

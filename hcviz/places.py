@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hcviz.errors import HcvizError
+from hcviz.files import natural
 from hcviz.stored import weight_files
 
 STEP = re.compile(r"(?:step|checkpoint|ckpt|iter(?:ation)?)[-_]?(\d+)", re.IGNORECASE)
@@ -63,7 +64,8 @@ def find_places(where: Where, revisions: Sequence[str] | None = None) -> dict[in
     if revisions is not None:
         return _by_step([Revision(str(where), name) for name in revisions], list(revisions))
     if isinstance(where, Mapping):
-        return {int(step): _whole(Path(where[step])) for step in sorted(where)}
+        steps = {_step_of(key): folder for key, folder in where.items()}
+        return {step: _whole(Path(steps[step])) for step in sorted(steps)}
     if not isinstance(where, str | Path):
         folders = [_whole(Path(folder)) for folder in where]
         return _by_step(folders, [folder.name for folder in folders])
@@ -75,12 +77,20 @@ def find_places(where: Where, revisions: Sequence[str] | None = None) -> dict[in
         )
     if weight_files(root):
         return _by_step([root], [root.name])
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and weight_files(path))
+    folders = [path for path in root.iterdir() if path.is_dir() and weight_files(path)]
+    folders.sort(key=lambda path: natural(path.name))
     if not folders:
         raise HcvizError(
             f"{root} holds no checkpoint: no folder in it has a model.safetensors (or its shards)."
         )
     return _by_step(folders, [folder.name for folder in folders])
+
+
+def _step_of(key: int | str) -> int:
+    try:
+        return int(key)
+    except (TypeError, ValueError) as error:
+        raise HcvizError(f"{key!r} is no step. Give {{200: folder, 1000: folder}}.") from error
 
 
 def _whole(folder: Path) -> Path:

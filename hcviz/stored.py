@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hcviz.errors import HcvizError
+from hcviz.files import natural
 
 KEPT = "hcviz_keep"
 """In a file's metadata: the expression whose tensors alone a thinned snapshot holds."""
@@ -70,8 +71,8 @@ class Stored:
         return (*self.stamp, digest.hexdigest())
 
     def names(self) -> list[str]:
-        """Return the model's names of what is stored."""
-        return sorted(self._index)
+        """Return the model's names of what is stored, layer by layer."""
+        return sorted(self._index, key=natural)
 
     @cached_property
     def metadata(self) -> dict[str, str]:

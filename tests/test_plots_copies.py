@@ -1,5 +1,7 @@
 """Figures of copies beyond ledger and cosine: angles, heads, layers, sectors, escape."""
 
+import re
+
 import frames
 import numpy as np
 import pandas as pd
@@ -137,3 +139,21 @@ def test_escape_draws_the_fit_its_interval_and_the_time_to_leave():
         assert "symmetric: locked (exactly 0)" in ax.get_xlabel()
         assert len(ax.collections) == 2  # the intervals of dropout and of noise
     assert "left: over 0.3 % of squared norm" in legend_names(axes[0])
+
+
+@pytest.mark.parametrize("draw", [plots.cosine, plots.ledger, plots.evolution])
+def test_panels_are_ordered_as_numbers(draw):
+    layers = [10, 2, 1]
+    rows = pd.DataFrame(
+        [
+            {"run": "a", "step": step, "tensor": f"layers.{k}.fc1", "layer": k,
+             "metric": {"evolution": "norm"}.get(draw.__name__, draw.__name__), "value": 0.5}
+            for k in layers for step in (0, 9)
+        ]
+    )  # fmt: skip
+    rows["axis"] = None if draw is plots.evolution else "N"
+    by = "by" if draw is plots.evolution else "col"
+    for column in ("tensor", "layer"):
+        titles = [ax.get_title(loc="left") for ax in draw(rows, **{by: column})]
+        found = [int(re.findall(r"\d+", title.replace("fc1", ""))[0]) for title in titles]
+        assert found == sorted(layers)

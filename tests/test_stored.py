@@ -15,6 +15,7 @@ from hcviz.places import Revision, find_places
 from hcviz.recording import record
 from hcviz.stored import Stored
 from hcviz.tables import WHOLE, table
+from hcviz.views import figure
 
 NAME = "model.layers.0.mlp.up_proj.weight"
 
@@ -195,3 +196,27 @@ def test_a_folder_that_bears_the_name_of_a_run_of_others_is_not_its_own(
     with pytest.raises(HcvizError, match="has no folder of its own"):
         record([run], "kept", tensors=[NAME], frame=frame, command="")
     assert sorted(named_alike.rglob("*")) == before
+
+
+def test_places_and_layers_are_ordered_as_numbers(folders, tmp_path):
+    there = folders / "step_0"
+    assert list(find_places({"1000": there, "200": there, 30: there})) == [30, 200, 1000]
+    names = [f"run{seed}-step9" for seed in (10, 9, 100)]  # all have the same step, so they count
+    for name in names:
+        (tmp_path / name).symlink_to(there)
+    assert [place.name for place in find_places(tmp_path).values()] == [
+        "run9-step9", "run10-step9", "run100-step9",
+    ]  # fmt: skip
+    with pytest.raises(HcvizError, match=r"'last' is no step"):
+        find_places({"last": there})
+
+
+def test_tensors_come_in_the_order_of_their_layers(tmp_path):
+    tiny.model(num_hidden_layers=11).save_pretrained(tmp_path)
+    run = hcviz.Run.of(tmp_path)
+    wanted = [f"model.layers.{layer}.mlp.up_proj.weight" for layer in range(11)]
+    assert [name for name in run.names() if "up_proj" in name] == wanted
+    frame = hcviz.measure(run, metrics=["norm"], tensors="up_proj")
+    assert list(frame["tensor"]) == wanted
+    _, drawn = figure([run], "rank")
+    assert list(drawn["tensor"].unique()) == ["model.layers.5.mlp.up_proj.weight"]

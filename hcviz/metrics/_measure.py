@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from hcviz.axes import Dim, Segment, TensorAxes
 from hcviz.errors import CloneError, HcvizError
+from hcviz.files import natural
 from hcviz.metrics._models import measure_models
 from hcviz.metrics._reading import TensorReader
 from hcviz.metrics._registry import Entry, Row, layer_of
@@ -166,9 +167,8 @@ def _names(run: Run, steps: Sequence[int], live: Mapping) -> list[str]:
     """Return the tensors that any of the steps has: parameters, where the model is understood."""
     there = {name for step in steps if step in run.steps for name in run.names(step)}
     layout = known_layout(lambda: run.layout, run.is_clone)
-    return sorted(
-        {name for name in there if not layout or name in layout} | {n for _, n, _ in live}
-    )
+    known = {name for name in there if not layout or name in layout}
+    return sorted(known | {name for _, name, _ in live}, key=natural)
 
 
 def _measure_tensor(

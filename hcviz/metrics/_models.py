@@ -9,6 +9,7 @@ from hcviz.corpus import pack, split_documents
 from hcviz.decloning import declone
 from hcviz.documents import read_documents
 from hcviz.errors import HcvizError
+from hcviz.files import natural
 from hcviz.metrics._reading import code_mark, is_ours
 from hcviz.metrics._registry import METRICS, Row, layer_of
 from hcviz.runs import Run
@@ -39,7 +40,7 @@ def measure_models(
     entries = {m: METRICS[m] for m in metrics if run.is_clone or not METRICS[m].needs_clone}
     if not entries:
         return
-    missing = {step: sorted(run.layout.keys() - run.names(step)) for step in steps}
+    missing = {step: sorted(run.layout.keys() - run.names(step), key=natural) for step in steps}
     steps = [step for step in steps if not missing[step]]
     if not steps:
         step, names = next(iter(missing.items()))

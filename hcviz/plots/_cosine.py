@@ -10,6 +10,7 @@ from matplotlib.patches import Patch
 
 from hcviz import theme
 from hcviz.errors import HcvizError
+from hcviz.files import natural
 from hcviz.plots import _axes, _frames
 from hcviz.plots._strip import Strip
 
@@ -81,7 +82,7 @@ def cosine(
     rows = rows[rows["kind"].isin(kinds)]
     if log:
         rows = rows.assign(value=1 - rows["value"])
-    groups = kinds if col == "kind" else sorted(rows[col].dropna().unique())
+    groups = kinds if col == "kind" else sorted(rows[col].dropna().unique(), key=natural)
     looks = theme.arms(theme.arm_order(rows[hue]))
     cells = {
         (group, name): rows[(rows[col] == group) & (rows[hue].astype(str) == name)]

@@ -9,6 +9,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from hcviz import theme
 from hcviz.errors import HcvizError
+from hcviz.files import natural
 from hcviz.plots import _axes, _frames
 
 _RANKS = {
@@ -128,7 +129,7 @@ def _draw(frame, labels, metrics, hue, by, tensors, ax, title) -> np.ndarray:
     column = {"metric": "key", "tensor-kind": "kind"}.get(by, by)
     if column != "key" and len(keys) > 1:
         raise HcvizError(f"Panels by {by!r} need one metric; choose of {', '.join(asked)}.")
-    groups = keys if column == "key" else list(rows[column].dropna().sort_values().unique())
+    groups = keys if column == "key" else sorted(rows[column].dropna().unique(), key=natural)
     looks = theme.arms(theme.arm_order(rows[hue]))
     columns = 3 if len(groups) in (3, 5, 6) else 4
     axes = _axes.panels(len(groups), ax, columns=columns, tall=0.9, lines=5, between=3.6)

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from hcviz import theme
 from hcviz.errors import HcvizError
+from hcviz.files import natural
 from hcviz.plots import _axes, _frames
 from hcviz.plots._strip import Strip
 
@@ -56,7 +57,7 @@ def ledger(
     rows = _frames.matrices(rows) if tensors is None else rows
     letters = [letter for letter in AXES if (rows["axis"] == letter).any()]
     letters += [letter for letter in rows["axis"].dropna().unique() if letter not in AXES]
-    groups = sorted(rows[col].dropna().unique()) if col else []
+    groups = sorted(rows[col].dropna().unique(), key=natural) if col else []
     panels = {AXES.get(letter, letter): rows["axis"] == letter for letter in letters}
     if col:
         panels = {
