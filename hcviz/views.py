@@ -11,6 +11,7 @@ import pandas as pd
 
 from hcviz import plots
 from hcviz.errors import HcvizError
+from hcviz.losses import speedup
 from hcviz.metrics import measure
 from hcviz.runs import Run
 
@@ -54,7 +55,8 @@ def figure(
 
     Args:
         runs: The arms.
-        name: A figure of ``hcviz.plots``.
+        name: A figure of ``hcviz.plots``. ``speedup`` is that over the arm ``random init``, or else
+            the first that is no clone, or else the first.
         tensors: Regular expressions of the tensors; None: all, or for figures of one weight the
             up-projection of a middle layer.
         steps: Steps to show; None: all.
@@ -74,6 +76,7 @@ def figure(
     draw = getattr(plots, name)
     if name in LOSSES:
         data = pd.concat([run.history for run in runs], ignore_index=True)
+        data = speedup(data, against=_other(runs)) if name == "speedup" else data
         return draw(data), data
     if name in ONE and tensors is None:
         ups = [one for one in runs[0].names() if plots.kind(one) == "up-projection"]
@@ -104,7 +107,8 @@ def watch(
     """Return a listener that draws a figure in a notebook, and again while runs train.
 
     It draws all runs that it finds under ``out``, anew whenever one of them has a new snapshot, in
-    the place of the figure before. What cannot be drawn yet, as a loss at step 0, comes later.
+    the place of the figure before. What cannot be drawn yet, as a loss at step 0, comes later; the
+    place says why until then.
 
     Args:
         out: The folder of one run, or of several.
@@ -123,9 +127,9 @@ def watch(
     """
     if name not in figure_names():
         raise HcvizError(f"There is no figure {name!r}; there are {', '.join(figure_names())}.")
-    from IPython.display import display
+    from IPython.display import Pretty, display
 
-    shown: dict[str, Any] = {"snapshots": 0}
+    shown: dict[str, Any] = {"snapshots": 0, "words": None}
     known: dict[Path, Run] = {}  # a run keeps what it has read of its architecture
 
     def listen(row: dict) -> None:
@@ -136,17 +140,31 @@ def watch(
         if snapshots != shown["snapshots"]:
             try:
                 axes, _ = figure(runs, name, tensors=tensors)
-            except HcvizError:  # nothing to draw yet: training goes on, the next row tries again
+            except HcvizError as error:  # training goes on, and the next row tries again
+                words = f"The figure {name!r} cannot be drawn now: {error}"
+                if words != shown["words"]:
+                    show(Pretty(words))
+                    shown["words"] = words
                 return
             picture = np.ravel(np.asarray(axes, dtype=object))[0].figure
-            if "place" in shown:
-                shown["place"].update(picture)
-            else:
-                shown["place"] = display(picture, display_id=True)
+            show(picture)
             plt.close(picture)
-            shown["snapshots"] = snapshots
+            shown.update(snapshots=snapshots, words=None)
+
+    def show(thing: Any) -> None:
+        if "place" in shown:
+            shown["place"].update(thing)
+        else:
+            shown["place"] = display(thing, display_id=True)
 
     return listen
+
+
+def _other(runs: Sequence[Run]) -> str:
+    """Return the arm with whose final loss the others are compared."""
+    plain = [run.name for run in runs if not run.is_clone]
+    names = [run.name for run in runs]
+    return "random init" if "random init" in names else (plain or names)[0]
 
 
 def _matching(run: Run, tensors: Sequence[str]) -> str:

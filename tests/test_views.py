@@ -1,6 +1,8 @@
 """hcviz.views: every figure by its name, from a run."""
 
+import json
 import shutil
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import pytest
@@ -22,7 +24,7 @@ def run(tmp_path_factory):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [name for name in figure_names() if name != "speedup"])
+@pytest.mark.parametrize("name", figure_names())
 def test_a_figure_is_drawn_by_its_name(run, name):
     reads_text = METRICS.get(FRAMES.get(name, [""])[0], METRICS["ledger"]).of == "model"
     axes, data = figure([run], name, steps=[0, 8] if reads_text else None)
@@ -81,6 +83,66 @@ def test_watch_draws_anew_for_each_snapshot_in_one_place(run, tmp_path, monkeypa
     reach = [max(line.get_xdata()[-1] for line in one.axes[0].lines) for one in drawn]
     assert reach == [0, run.steps[-1], run.steps[-1]]
     assert not plt.get_fignums()  # else the notebook would show the last one twice
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What a notebook shows, in the order in which it came, and in how many places."""
+    seen = SimpleNamespace(things=[], places=0)
+
+    def display(thing, display_id):
+        seen.places += 1
+        seen.things.append(thing)
+        return SimpleNamespace(update=seen.things.append)
+
+    monkeypatch.setattr("IPython.display.display", display)
+    return seen
+
+
+def test_watch_says_why_a_figure_cannot_be_drawn_and_draws_it_when_it_can(run, tmp_path, shown):
+    listener = hcviz.watch(tmp_path, "loss")
+    folder = tmp_path / "arm"
+    shutil.copytree(run.path / "checkpoint-0", folder / "checkpoint-0")
+    (folder / "checkpoint-0" / "trainer_state.json").unlink(missing_ok=True)
+    listener({"loss": 1.0})
+    listener({"loss": 0.9})
+    (said,) = shown.things  # once, not for every row
+    assert "'loss' cannot be drawn" in said.data
+    assert "it has nothing" in said.data
+    shutil.copy(run.path / "trainer_state.json", folder)
+    listener({"loss": 0.8})
+    assert shown.places == 1
+    assert shown.things[-1].axes
+
+
+def test_watch_says_what_a_model_without_copies_does_not_have(tmp_path, shown):
+    tiny.model().save_pretrained(tmp_path / "plain" / "checkpoint-0")
+    hcviz.watch(tmp_path, "ledger")({})
+    assert "needs the copies of a clone" in shown.things[0].data
+
+
+def test_speedup_is_that_over_the_arm_without_copies(run, tmp_path):
+    """Named random init, or the first that is no clone; a run alone is compared with itself."""
+    _, alone = figure([run], "speedup")
+    assert list(alone["ratio"]) == [1.0]
+    plain = shutil.copytree(run.path, tmp_path / "plain")
+    info = json.loads((plain / "run.json").read_text())
+    for name, label in (("plain", "source"), ("young", "random init")):
+        folder = plain if name == "plain" else shutil.copytree(plain, tmp_path / name)
+        changed = info | {"label": label, "clone": {}}
+        (folder / "run.json").write_text(json.dumps(changed))
+    log = plain / "trainer_state.json"
+    state = json.loads(log.read_text())
+    losses = [row for row in state["log_history"] if "eval_loss" in row]
+    losses[-1]["eval_loss"] += 1e-3
+    log.write_text(json.dumps(state))
+    source, young = hcviz.Run(plain), hcviz.Run(tmp_path / "young")
+
+    def target(*runs):
+        return figure(runs, "speedup")[1]["target"].iloc[0]
+
+    assert target(run, source) == losses[-1]["eval_loss"]
+    assert target(run, source, young) == pytest.approx(alone["target"].iloc[0])
 
 
 def test_watch_refuses_an_unknown_figure():

@@ -67,7 +67,7 @@ def loss(
         there = ", ".join(sorted(map(str, history["split"].unique()))) or "nothing"
         raise HcvizError(
             f"The history has no finite loss of the split {split!r}; it has {there}."
-            if x not in history or history[x].notna().any()
+            if history.empty or history[x].notna().any()
             else f"The history has no {x}: these runs did not log it. Take x='tokens'."
         )
     looks = theme.arms(theme.arm_order(rows[hue]))
