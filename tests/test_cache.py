@@ -1,7 +1,11 @@
 """What measure() reads, keeps and measures again."""
 
+import inspect
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import tiny
@@ -9,8 +13,17 @@ import torch
 
 import hcviz
 from hcviz import tables
+from hcviz.axes import Dim
+from hcviz.decloning import declone
+from hcviz.expansion import widen
+from hcviz.factors import read_factors
+from hcviz.infer import infer
+from hcviz.layouts import layout
+from hcviz.marchenko import density
 from hcviz.metrics import METRICS, metric
+from hcviz.metrics._reading import code_files
 from hcviz.runs import Run
+from hcviz.segments import segments
 from hcviz.stored import Stored
 
 NAME = "model.layers.0.mlp.up_proj.weight"
@@ -103,6 +116,45 @@ def test_other_code_is_measured_again(run, reads, monkeypatch):
     monkeypatch.setattr("hcviz.metrics._reading.code_mark", lambda: "another version")
     hcviz.measure(run, metrics=["ledger"], tensors=NAME)
     assert len(reads) == len(run.steps)
+
+
+def test_all_code_that_metrics_load_or_import_later_tells_their_results():
+    """What importing and measuring load, by whatever way, is in the hash."""
+    code = """
+import sys, pathlib, hcviz.metrics
+from hcviz.metrics._reading import code_files
+root = pathlib.Path(hcviz.__file__).parents[1]
+loaded = {m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "hcviz"}
+files = set(map(str, code_files("hcviz.metrics", root)))
+print(sorted(loaded - files), len(loaded) > 30, any("plots" in name for name in files))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]", "True", "False"]
+    files = code_files("hcviz.metrics", Path(hcviz.__file__).parents[1])
+    deciding = (Dim, segments, widen, infer, read_factors, density, declone, layout, Run, Stored)
+    assert {Path(inspect.getfile(inspect.unwrap(one))) for one in deciding} <= set(files)
+
+
+def test_imports_are_followed_into_functions_and_packages(tmp_path):
+    texts = {
+        "own/__init__.py": "",
+        "own/numbers/__init__.py": "from own.numbers._one import one",
+        "own/numbers/_one.py": "import math\ndef one():\n    from own.base import axes, infer",
+        "own/base/__init__.py": "from own.base.deep import x",
+        "own/base/axes.py": "import own.errors as e",
+        "own/base/infer.py": "import numpy",
+        "own/base/deep/__init__.py": "x = 1",
+        "own/base/alone.py": "",
+        "own/errors.py": "",
+        "own/plots.py": "import own.numbers",
+        "numpy.py": "",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    left_out = {"own/base/alone.py", "own/plots.py", "numpy.py"}
+    files = code_files("own.numbers", tmp_path)
+    assert {path.relative_to(tmp_path).as_posix() for path in files} == texts.keys() - left_out
 
 
 def test_a_place_that_cannot_be_written_is_measured_all_the_same(run):

@@ -1,14 +1,15 @@
 """Read what a metric asks for from a run: one tensor over its steps, each once."""
 
+import ast
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import hcviz.blocks
+import hcviz
 from hcviz.axes import TensorAxes
 from hcviz.metrics._registry import EXTRAS, Entry
 from hcviz.metrics._subjects import moments_mark, stored_subject
@@ -68,6 +69,51 @@ def is_ours(entry: Entry) -> bool:
 
 @functools.cache
 def code_mark() -> str:
-    """Return a hash of the metrics' code."""
-    files = [Path(hcviz.blocks.__file__), *sorted(Path(__file__).parent.glob("*.py"))]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    """Return a hash of the metrics' code and of all of hcviz that it imports."""
+    package, _, _ = __name__.rpartition(".")
+    root = Path(hcviz.__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in code_files(package, root):
+        digest.update(f"{path.relative_to(root).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def code_files(package: str, root: Path) -> list[Path]:
+    """Return the files of a package, and of what they import from their own distribution.
+
+    Imports are followed wherever they stand, inside functions too, and an import of ``a.b`` runs
+    ``a/__init__.py``.
+
+    Args:
+        package: Its dotted name.
+        root: The folder that the first package of this name lies in.
+    """
+    top, *_ = package.split(".")
+    folder = root.joinpath(*package.split("."))
+    found, todo = set(), set(folder.glob("*.py")) | set(_files_of(package, root))
+    while todo:
+        path = todo.pop()
+        found.add(path)
+        for name in _imports(path.read_text(encoding="utf-8")):
+            if name.partition(".")[0] == top:
+                todo |= set(_files_of(name, root)) - found
+    return sorted(found)
+
+
+def _imports(source: str) -> Iterator[str]:
+    """Yield the dotted name of everything that a file imports."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _files_of(name: str, root: Path) -> Iterator[Path]:
+    """Yield the files that an import of a dotted name runs; its end may be no module."""
+    parts = name.split(".")
+    for end in range(1, len(parts) + 1):
+        place = root.joinpath(*parts[:end])
+        for path in (place / "__init__.py", place.with_suffix(".py")):
+            if path.is_file():
+                yield path
