@@ -14,13 +14,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hcviz.files import fresh_folder
+from hcviz.files import check_free, fresh_folder
 
 FREEZE = "from hcviz import gallery\n\ngallery.freeze()"
 MOST_FRAMES = 64
+MARK = "<title>hcviz: notebooks</title>"
+"""By this line of its first page a gallery is known, and may be replaced."""
 INDEX = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>hcviz: notebooks</title>
+{mark}
 <style>
   body {{ font: 17px/1.5 system-ui, sans-serif; color: #222; max-width: 44em; margin: 3em auto;
     padding: 0 1em; }}
@@ -239,13 +241,33 @@ def heading(notebook: Path) -> tuple[str, str]:
     return title.lstrip("# ") or notebook.stem, plain
 
 
+def is_gallery(folder: Path) -> bool:
+    """Tell whether a folder holds a gallery and nothing else, so that a new one may replace it.
+
+    Example:
+        >>> import tempfile
+        >>> is_gallery(Path(tempfile.mkdtemp()))
+        False
+    """
+    index = folder / "index.html"
+    text = index.read_text(encoding="utf-8", errors="replace") if index.is_file() else ""
+    made = {index.name, *(html.unescape(name) for name in re.findall(r'<a href="(.*?)">', text))}
+    return MARK in text and {path.name for path in folder.iterdir()} <= made
+
+
 def main(words: Sequence[str] | None = None) -> None:
-    """Render notebooks into a folder, with an index."""
+    """Render notebooks into a folder, with an index; it replaces an earlier gallery, no more.
+
+    Raises:
+        HcvizError: If the folder holds anything else, and ``--overwrite`` is not given.
+    """
     shipped = Path(__file__).parent.parent / "notebooks"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebooks", nargs="*", type=Path, default=sorted(shipped.glob("*.ipynb")))
     parser.add_argument("--out", type=Path, default=Path("gallery"))
+    parser.add_argument("--overwrite", action="store_true", help="replace whatever OUT holds")
     options = parser.parse_args(words)
+    check_free(options.out, overwrite=options.overwrite or is_gallery(options.out))
     with fresh_folder(options.out, overwrite=True) as folder:
         links = []
         for notebook in options.notebooks:
@@ -253,10 +275,13 @@ def main(words: Sequence[str] | None = None) -> None:
             page.write_text(render(notebook), encoding="utf-8")
             title, lead = heading(notebook)
             links.append(
-                f'<li><a href="{page.name}">{html.escape(title)}</a><p>{html.escape(lead)}</p></li>'
+                '<li><a href="{}">{}</a><p>{}</p></li>'.format(
+                    *map(html.escape, (page.name, title, lead))
+                )
             )
             print(f"{options.out / page.name}: {page.stat().st_size / 1e6:.1f} MB", flush=True)
-        (folder / "index.html").write_text(INDEX.format(links="\n".join(links)), encoding="utf-8")
+        index = INDEX.format(mark=MARK, links="\n".join(links))
+        (folder / "index.html").write_text(index, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from bs4 import BeautifulSoup
 from PIL import Image
 
 from hcviz import gallery
+from hcviz.errors import HcvizError
 
 CELLS = {
     "parameters": "WIDE = 2",
@@ -107,3 +108,44 @@ def test_a_heading_is_the_title_and_the_first_paragraph_as_plain_text(tmp_path):
     ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
     assert gallery.heading(tmp_path / "a.ipynb") == ("A *title*", "Read this, then that.")
+
+
+@pytest.fixture
+def one(tmp_path, monkeypatch):
+    """Return a call that makes a gallery of one notebook, which nobody executes."""
+    path = tmp_path / 'first & "second".ipynb'
+    cells = [nbformat.v4.new_markdown_cell("# First")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    monkeypatch.setattr(gallery, "render", lambda notebook: "a page")
+    return lambda out, *words: gallery.main([str(path), "--out", str(out), *words])
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "index.html", "index.html/x", "page.html"])
+def test_a_folder_that_is_no_gallery_is_not_replaced(name, one, tmp_path):
+    mine = tmp_path / "out" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(HcvizError, match=r"out already exists.*--overwrite"):
+        one(tmp_path / "out")
+    assert mine.read_text() == "mine"
+    one(tmp_path / "out", "--overwrite")
+    assert len([*(tmp_path / "out").iterdir()]) == 2
+
+
+def test_a_file_is_not_replaced(one, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(HcvizError, match="out already exists"):
+        one(tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_gallery_is_made_again_until_it_holds_more_than_that(one, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for _ in range(2):
+        one(out)
+        assert len([*out.iterdir()]) == 2
+    (out / "mine.txt").write_text("mine")
+    with pytest.raises(HcvizError, match="out already exists"):
+        one(out)
+    assert (out / "mine.txt").read_text() == "mine"
