@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedModel
 
-from hcviz.axes import Factors, TensorAxes
+from hcviz.axes import Factors, TensorAxes, wide_shape
 from hcviz.errors import HcvizError
 from hcviz.expansion import Expansion, widen
 from hcviz.factors import parse_factors
@@ -128,24 +128,55 @@ def paces(model: PreTrainedModel, clone: PreTrainedModel) -> dict[str, Pace]:
 
     Args:
         model: The clone, which is to do what its source would; or the source, which is to do what
-            the clone would: the source at the matched effective learning rate.
-        clone: The symmetric clone.
+            the clone would: the source at the matched effective learning rate. A source may be a
+            clone itself.
+        clone: The symmetric clone. Its source is what it was made from last.
 
     Raises:
         HcvizError: If ``clone`` is none, or ``model`` is neither it nor its source.
     """
-    back = not getattr(model.config, "hcviz", None)
     found = copies(clone)
-    if found.keys() != {name for name, _ in model.named_parameters()}:
-        raise HcvizError(
-            f"The {type(model).__name__} and the clone, a {type(clone).__name__}, have other "
-            "parameters. Give a source and its own clone."
-        )
-    power = 1 if back else -1
+    power = 1 if _is_source(model, clone) else -1
     return {
         name: Pace(float(n.read) ** power, float(n.written) ** power, float(n.read) ** -power)
         for name, n in found.items()
     }
+
+
+def _is_source(model: PreTrainedModel, clone: PreTrainedModel) -> bool:
+    """Tell the source of a clone from the clone, by their shapes: both may say that they are one.
+
+    Raises:
+        HcvizError: If ``model`` is neither.
+    """
+    own, wide = ({n: tuple(p.shape) for n, p in m.named_parameters()} for m in (model, clone))
+    if own.keys() != wide.keys():
+        raise HcvizError(
+            f"The {type(model).__name__} and the clone, a {type(clone).__name__}, have other "
+            "parameters. Give a source and its own clone."
+        )
+    asked = recipe_of(clone)["factors"]
+    said = (getattr(model.config, "hcviz", None) or {}).get("factors")
+    if own == wide:
+        if said == asked:
+            return False
+        raise HcvizError(
+            f"The {type(model).__name__} has the shapes of the clone and "
+            f"{f'was cloned by {said}' if said else 'does not say how it was cloned'}; the clone "
+            f"by {asked}. Whose steps it is to take is not told: give a clone and itself, or a "
+            "source and its own clone."
+        )
+    axes = layout(clone, factors=parse_factors(asked))
+    source = {name: wide_shape(axes[name], {}) for name in wide}
+    odd = next((name for name in wide if own[name] != source[name]), None)
+    if odd:
+        raise HcvizError(
+            f"The {type(model).__name__} is neither the clone nor what it was cloned from by "
+            f"{asked}: {odd} is {own[odd]} in it, {wide[odd]} in the clone and {source[odd]} in "
+            "the clone's source. Give a source and its own clone; from what was cloned twice, "
+            "make the clone in one step."
+        )
+    return True
 
 
 POWERS = {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2, "momentum_buffer": 1}
@@ -174,9 +205,14 @@ def grow_optimizer(
         ``grown``.
 
     Raises:
-        HcvizError: If the optimizer keeps something else, as Adafactor's factored moments.
+        HcvizError: If the optimizer keeps something else, as Adafactor's factored moments, or
+            ``source`` is not what ``clone`` was made from.
     """
     counts = copies(clone)
+    if not _is_source(source, clone):
+        raise HcvizError(
+            "grow_optimizer() got the clone as its own source. Give the model it was made from."
+        )
     axes = layout(source)
     factors = parse_factors(clone.config.hcviz["factors"])
     for name, parameter in source.named_parameters():

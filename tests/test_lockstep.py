@@ -8,7 +8,7 @@ import torch
 import hcviz
 from hcviz.errors import HcvizError
 from hcviz.expansion import Expansion, widen
-from hcviz.lockstep import copies, grow_optimizer, lockstep_groups, paces
+from hcviz.lockstep import Pace, copies, grow_optimizer, lockstep_groups, paces
 from hcviz.precision import TrueFloat64
 
 LR, EPS, DECAY = 3e-3, 1e-6, 0.1
@@ -160,3 +160,33 @@ def test_train_takes_the_steps_of_the_other(who, tmp_path):
 def test_lockstep_with_another_family_is_refused():
     with pytest.raises(HcvizError, match=r"(?s)GPTNeoX.*Llama.*other parameters"):
         paces(models.fresh("gpt_neox"), hcviz.clone(models.fresh("llama")))
+
+
+def test_a_source_that_is_a_clone_itself_takes_the_steps_of_its_own_clone():
+    middle = hcviz.clone(models.fresh("gpt_neox").double(), expansion="noisy-symmetric")
+    wide = hcviz.clone(middle, hidden=3)
+    base, found = Pace(LR, EPS, DECAY), paces(middle, wide)
+    groups = [
+        {"params": [weight], **base.times(found[name])}
+        for name, weight in middle.named_parameters()
+    ]
+    with TrueFloat64():
+        train(middle, groups, 20)
+        train(wide, plain(wide), 20)
+    assert apart(middle, wide) < 1e-9
+    assert paces(wide, wide)["lm_head.weight"].lr == pytest.approx(1 / 3)
+
+
+def test_what_is_neither_the_clone_nor_its_source_is_refused():
+    small = models.fresh("gpt_neox")
+    middle = hcviz.clone(small)
+    wide, once = hcviz.clone(middle), hcviz.clone(small, hidden=4)
+    with pytest.raises(HcvizError, match=r"neither the clone nor .* in one step"):
+        paces(small, wide)
+    with pytest.raises(HcvizError, match=r"has the shapes of the clone and was cloned by .*4.*2"):
+        paces(once, wide)
+    del once.config.hcviz
+    with pytest.raises(HcvizError, match=r"shapes of the clone and does not say"):
+        paces(once, wide)
+    with pytest.raises(HcvizError, match="neither the clone nor"):
+        grow_optimizer(torch.optim.AdamW(small.parameters()), small, wide, None)
