@@ -70,9 +70,11 @@ def run_arms(
         The runs, in the order of the arms.
 
     Raises:
-        HcvizError: If an arm is unknown, or cloning or training fails.
+        HcvizError: If an arm is unknown, or asks for dropout of a model that cannot drop, both
+            before anything is trained; or if cloning or training fails.
     """
     from hcviz.cloning import clone
+    from hcviz.dropout import set_dropout
     from hcviz.sources import load
     from hcviz.training import train
 
@@ -81,6 +83,14 @@ def run_arms(
     if unknown:
         raise HcvizError(f"Unknown arms {', '.join(unknown)}; there are {', '.join(ARMS)}.")
     small, tokenizer = load(source)
+    for name in names:
+        try:
+            set_dropout(copy.deepcopy(small), ARMS[name].dropout)
+        except HcvizError as error:
+            others = [other for other in names if not ARMS[other].dropout]
+            raise HcvizError(
+                f"The arm {name!r} of {source}: {error} Or pass arms={others}."
+            ) from error
     runs = []
     for name in names:
         arm = ARMS[name]

@@ -52,7 +52,7 @@ def set_dropout(model: nn.Module, rate: float) -> int:
         How many places of the live model now hold the rate.
 
     Raises:
-        HcvizError: If the rate is out of range, or the model has no place that can drop.
+        HcvizError: If the rate is out of range, or above 0 where no place can drop.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -76,7 +76,7 @@ def set_dropout(model: nn.Module, rate: float) -> int:
             if isinstance(value, int | float) and not isinstance(value, bool):
                 setattr(module, name, rate)
                 count += 1
-    if count == 0:
+    if count == 0 and rate > 0:
         raise HcvizError(
             f"{type(model).__name__} has nothing that can drop (configuration fields: "
             f"{sorted(fields) or 'none'}). "

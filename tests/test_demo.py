@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import hcviz
 from hcviz.demo import ARMS, DEMO, findings, start_of
@@ -119,6 +120,25 @@ def test_a_whole_run_is_kept_and_an_unknown_arm_refused(source, runs):
     assert (again[0].path / "run.json").stat().st_mtime_ns == stamp
     with pytest.raises(HcvizError, match=r"nosy.*symmetric"):
         hcviz.run_arms(str(source), arms=["nosy"])
+
+
+@pytest.mark.parametrize("family", ["mamba", "rwkv"])
+def test_arms_without_dropout_run_where_nothing_drops(family, tmp_path):
+    small = {"mamba": {"state_size": 4}, "rwkv": {"attention_hidden_size": 16}}[family]
+    config = AutoConfig.for_model(
+        family, vocab_size=2048, hidden_size=16, num_hidden_layers=2, pad_token_id=1, **small
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "small")
+    tiny.tokenizer().save_pretrained(tmp_path / "small")
+    options = {"corpus": tiny.write_text(tmp_path), "steps": 2, "snapshots": 2, "batch_size": 2}
+    options |= {"context": 16, "eval_blocks": 2, "progress": False, "out": tmp_path / "runs"}
+    with pytest.raises(HcvizError, match=r"'dropout 0.1'.* nothing that can drop .*'random init'"):
+        hcviz.run_arms(str(tmp_path / "small"), **options)
+    assert not (tmp_path / "runs").exists()  # refused before anything was trained
+    plain = ["symmetric", "noisy 10 dB", "random init", "source"]
+    runs = hcviz.run_arms(str(tmp_path / "small"), arms=plain, **options)
+    assert [run.name for run in runs] == plain
+    assert all(run.info["request"]["dropout"] == {} for run in runs)
 
 
 def test_figures_need_a_clone(runs, tmp_path):

@@ -37,3 +37,4 @@ def test_a_model_that_cannot_drop_is_named():
 
     with pytest.raises(HcvizError, match="Plain has nothing that can drop"):
         set_dropout(Plain(), 0.1)
+    assert set_dropout(Plain(), 0.0) == 0  # which is how it is
