@@ -83,7 +83,7 @@ def run_arms(
     if unknown:
         raise HcvizError(f"Unknown arms {', '.join(unknown)}; there are {', '.join(ARMS)}.")
     small, tokenizer = load(source)
-    for name in names:
+    for name in (name for name in names if ARMS[name].dropout):
         try:
             set_dropout(copy.deepcopy(small), ARMS[name].dropout)
         except HcvizError as error:

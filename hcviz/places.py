@@ -19,6 +19,22 @@ class Revision:
     repo: str
     name: str
 
+    def file(self, name: str) -> Path | None:
+        """Return one file of it, without the rest; None if it holds no such file.
+
+        Raises:
+            HcvizError: If it cannot be fetched.
+        """
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import RemoteEntryNotFoundError
+
+        try:
+            return Path(hf_hub_download(self.repo, name, revision=self.name))
+        except RemoteEntryNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unreachable(error) from error
+
     def fetch(self) -> Path:
         """Return the local folder of its configuration and its safetensors files.
 
@@ -26,21 +42,21 @@ class Revision:
             HcvizError: If it cannot be fetched, or holds no safetensors.
         """
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
         patterns = ["*.safetensors", "*.safetensors.index.json", "config.json"]
         try:
             folder = snapshot_download(self.repo, revision=self.name, allow_patterns=patterns)
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            raise HcvizError(
-                f"Revision {self.name!r} of {self.repo} cannot be fetched: {error}"
-            ) from error
+        except OSError as error:
+            raise self._unreachable(error) from error
         if not weight_files(Path(folder)):
             raise HcvizError(
                 f"Revision {self.name!r} of {self.repo} holds no safetensors. Convert it first: "
                 "hcviz opens no pickled weights."
             )
         return Path(folder)
+
+    def _unreachable(self, why: Exception) -> HcvizError:
+        return HcvizError(f"Revision {self.name!r} of {self.repo} cannot be fetched: {why}")
 
 
 Place = Path | Revision

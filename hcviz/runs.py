@@ -12,6 +12,7 @@ from hcviz.places import Place, Revision, Where, find_places
 from hcviz.stored import Stored, damaged, file_stamp, stamp, weight_files
 from hcviz.tables import read_live, table
 
+LOG = "trainer_state.json"
 HISTORY = ["run", "step", "tokens", "split", "loss", "lr", "seconds", "flops", "seed"]
 
 
@@ -51,6 +52,7 @@ class Run:
         self._read: dict[int, Stored] = {}
         self._known: dict[str, Any] = {}
         self._marks: dict[Path, Any] = {}
+        self._fetched: dict[int, Path] = {}
         if places is None and not self.path.is_dir():
             raise HcvizError(
                 f"{self.path} is not a folder. Give the folder that hcviz train wrote (its --out)."
@@ -254,7 +256,9 @@ class Run:
         from transformers import AutoConfig
 
         def read() -> Any:
-            return AutoConfig.from_pretrained(self._folder(self.steps[0]))
+            step = next((step for step in self.steps if self._is_here(step)), self.steps[0])
+            path = None if self._is_here(step) else self._file(step, "config.json")
+            return AutoConfig.from_pretrained(path.parent if path else self._folder(step))
 
         return self._once("config", read)
 
@@ -296,7 +300,8 @@ class Run:
 
         stored = self.stored(step)
         if stored.kept is not None:
-            whole = [step for step in self.steps if self.stored(step).kept is None]
+            here = [step for step in self.steps if self._is_here(step)]
+            whole = [step for step in here if self.stored(step).kept is None]
             raise HcvizError(
                 f"Of step {self._step(step)} {self.name} keeps {len(stored.names())} tensors only "
                 f"(keep={stored.kept!r}), not a whole model. Whole are the steps "
@@ -312,9 +317,25 @@ class Run:
     def _folder(self, step: int) -> Path:
         if self._places is None:
             return self.path / f"checkpoint-{step}"
-        if isinstance(self._places[step], Revision):
-            self._places[step] = self._places[step].fetch()
-        return self._places[step]
+        place = self._places[step]
+        if not isinstance(place, Revision):
+            return place
+        if step not in self._fetched:
+            self._fetched[step] = place.fetch()
+        return self._fetched[step]
+
+    def _is_revision(self, step: int) -> bool:
+        return isinstance((self._places or {}).get(step), Revision)
+
+    def _is_here(self, step: int) -> bool:
+        """Tell whether a snapshot is on this machine, so that looking at it downloads nothing."""
+        return step in self._fetched or not self._is_revision(step)
+
+    def _file(self, step: int, name: str) -> Path | None:
+        """Return one file of a snapshot; of a revision of the hub nothing else is downloaded."""
+        if self._is_revision(step):
+            return self._places[step].file(name)
+        return self._folder(step) / name
 
     def _step(self, step: int | None) -> int:
         steps = self.steps
@@ -327,12 +348,18 @@ class Run:
         return step
 
     def _log(self) -> list[dict[str, Any]]:
-        """Return the Trainer's log, from the run's own state or the newest checkpoint's."""
-        places = [self._folder(step) for step in reversed(self.steps)]
-        places, logs = [self.path, *places] if self.path else places, []
-        for place in places:
+        """Return the Trainer's log, from the run's own state or the newest checkpoint's.
+
+        Of revisions of the hub the newest is asked, whose log is the longest, and no other.
+        """
+        *older, newest = self.steps
+        asked = [newest, *(step for step in reversed(older) if not self._is_revision(step))]
+        own = [self.path / LOG] if self.path else []
+        paths = [*own, *(self._file(step, LOG) for step in asked)]
+        logs = []
+        for path in filter(None, paths):
             try:
-                logs.append(json.loads((place / "trainer_state.json").read_text())["log_history"])
+                logs.append(json.loads(path.read_text())["log_history"])
             except (OSError, ValueError, KeyError):
                 continue
         return max(logs, key=lambda log: log[-1]["step"] if log else -1, default=[])

@@ -79,12 +79,13 @@ def figure(
         data = speedup(data, against=_other(runs)) if name == "speedup" else data
         return draw(data), data
     if name in ONE and tensors is None:
-        ups = [one for one in runs[0].names() if plots.kind(one) == "up-projection"]
-        tensors = [f"^{one}$" for one in (ups or runs[0].names())[len(ups) // 2 :][:1]]
+        names = _names(runs[0], steps)
+        ups = [one for one in names if plots.kind(one) == "up-projection"]
+        tensors = [f"^{one}$" for one in (ups or names)[len(ups) // 2 :][:1]]
     if name in GRIDS:
-        [run, *_], chosen = runs, _matching(runs[0], tensors)
-        there = [step for step in run.steps if chosen in run.stored(step)]
-        there = [step for step in there if steps is None or step in steps]
+        [run, *_], chosen = runs, _matching(runs[0], tensors, steps)
+        there = [step for step in run.steps if steps is None or step in steps]
+        there = [step for step in there if chosen in run.stored(step)]
         grids = {step: run.blocks(chosen, step).double().numpy() for step in there}
         if not grids:
             raise HcvizError(f"{run.name} has the steps {run.steps}, none of the asked {steps}.")
@@ -167,9 +168,14 @@ def _other(runs: Sequence[Run]) -> str:
     return "random init" if "random init" in names else (plain or names)[0]
 
 
-def _matching(run: Run, tensors: Sequence[str]) -> str:
+def _names(run: Run, steps: Sequence[int] | None) -> list[str]:
+    """Return the tensors of the last step that is asked for, or of the run's last."""
+    return run.names(max({*run.steps} & {*(steps or ())}, default=None))
+
+
+def _matching(run: Run, tensors: Sequence[str], steps: Sequence[int] | None) -> str:
     """Return the first tensor that one of the expressions finds."""
-    found = [name for name in run.names() if any(re.search(t, name) for t in tensors)]
+    found = [name for name in _names(run, steps) if any(re.search(t, name) for t in tensors)]
     if not found:
         raise HcvizError(f"No tensor of {run.name} matches {list(tensors)!r}.")
     return found[0]

@@ -3,17 +3,20 @@
 import json
 import shutil
 
+import httpx
 import pytest
 import tiny
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import hcviz
 from hcviz.errors import HcvizError
 from hcviz.places import Revision, find_places
 from hcviz.recording import record
-from hcviz.stored import Stored
+from hcviz.stored import KEPT, Stored
 from hcviz.tables import WHOLE, table
 from hcviz.views import figure
 
@@ -137,6 +140,95 @@ def test_revisions_of_the_hub_are_fetched_once_and_when_read(folders, monkeypatc
     name = run.names(40)[0]
     assert run.tensor(name, 40) is not None
     assert asked == [("org/model", "step_40")]
+
+
+@pytest.fixture
+def hub(folders, monkeypatch, tmp_path):
+    """A repository of three revisions, of which the last has a log; what is fetched is noted."""
+    there = shutil.copytree(folders, tmp_path / "hub")
+    row = {"step": 40, "loss": 2.5, "learning_rate": 1e-3}
+    (there / "step_40" / "trainer_state.json").write_text(json.dumps({"log_history": [row]}))
+    asked = []
+
+    def fetch(repo, *, revision, allow_patterns):
+        asked.append(f"{revision}/*")
+        return str(there / revision)
+
+    def fetch_one(repo, name, *, revision):
+        asked.append(f"{revision}/{name}")
+        if not (there / revision / name).is_file():
+            response = httpx.Response(404, request=httpx.Request("GET", "https://hub"))
+            raise RemoteEntryNotFoundError("404", response=response)
+        return str(there / revision / name)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch_one)
+    names = [f"step_{step}" for step in (0, 5, 40)]
+    run = hcviz.Run.of("org/model", revisions=names, factors={"hidden": 2})
+    return run, asked
+
+
+UP = "model.layers.0.mlp.up_proj.weight"
+ONLY = {
+    "history": (lambda run: run.history, ["step_40/trainer_state.json"]),
+    "config": (lambda run: run.config, ["step_0/config.json"]),
+    "names": (lambda run: run.names(5), ["step_5/*"]),
+    "blocks": (lambda run: run.blocks(UP, 5), ["step_5/*"]),
+    "model": (lambda run: run.model(5), ["step_5/*"]),
+    "last": (lambda run: (run.tensor(UP), run.layout), ["step_40/*"]),
+    "ledger": (
+        lambda run: hcviz.measure(run, metrics=["ledger"], tensors="up_proj", steps=[5]),
+        ["step_5/*"],
+    ),
+    "twins": (
+        lambda run: hcviz.measure(run, metrics=["twins"], steps=[5], batch=torch.ones(1, 8).long()),
+        ["step_5/*"],
+    ),
+    "update": (
+        lambda run: hcviz.measure(run, metrics=["update.ledger"], tensors="up_proj", steps=[40]),
+        ["step_40/*", "step_5/*"],
+    ),
+    "figure": (lambda run: figure([run], "blocks", steps=[5]), ["step_5/*"]),
+}
+
+
+@pytest.mark.parametrize("what", ONLY)
+def test_of_a_run_on_the_hub_only_what_is_asked_for_is_fetched(what, hub):
+    run, asked = hub
+    ask, fetched = ONLY[what]
+    ask(run)
+    kinds = [one for one in asked if one != "step_0/config.json" or what == "config"]
+    assert kinds == fetched
+
+
+def test_a_step_on_the_hub_that_is_not_whole_names_the_whole_ones_without_fetching(hub):
+    run, asked = hub
+    folder = run.stored(5).folder
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt", KEPT: "up_proj"})
+    with pytest.raises(HcvizError, match=r"keeps .* tensors only"):
+        run.model(5)
+    assert asked == ["step_5/*"]
+
+
+def test_the_history_of_a_run_on_the_hub_is_that_of_its_newest_revision(hub):
+    run, asked = hub
+    assert run.names(0)
+    assert run.names(40)
+    asked.clear()
+    assert list(run.history["loss"]) == [2.5]
+    assert asked == ["step_40/trainer_state.json"]
+    (run.stored(40).folder / "trainer_state.json").unlink()
+    assert run.history.empty
+
+
+def test_a_file_that_cannot_be_fetched_is_not_taken_for_one_that_is_not_there(monkeypatch):
+    def fail(*_, **__):
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    with pytest.raises(HcvizError, match="cannot be fetched: no network"):
+        _ = hcviz.Run.of("org/model", revisions=["step9"]).history
 
 
 def test_a_revision_without_safetensors_is_refused(tmp_path, monkeypatch):

@@ -182,7 +182,7 @@ def _measure_tensor(
     for step in steps:
         rows = {label: live.get((label, name, step)) for label in asked}
         marks = {}
-        for label, (subject, entry) in asked.items() if step in reader.steps else ():
+        for label, (subject, entry) in asked.items() if reader.has(step) else ():
             if rows[label] is None:
                 mark = reader.mark(step, subject, entry, layout.get(name), factors)
                 rows[label] = cache.get(f"{label}/{name}/{step}", mark)

@@ -1,6 +1,6 @@
 """Metrics of whole models: the text they read, the source they are compared with, their rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -52,7 +52,9 @@ def measure_models(
     kept = {}
     for step in steps:
         for label, entry in entries.items():
-            mark = _mark(run, step, batch, source) if is_ours(entry) else None
+            first = source is None and "source" in entry.needs  # which is taken out of it
+            steps_read = {step, *run.steps[: int(first)]}
+            mark = _mark(run, steps_read, batch, source) if is_ours(entry) else None
             kept[step, label] = mark, cache.get(f"{label}//{step}", mark)
     todo = {step for (step, _), (_, rows) in kept.items() if rows is None}
     compares = todo and any("source" in entry.needs for entry in entries.values())
@@ -74,12 +76,12 @@ def measure_models(
     cache.commit()
 
 
-def _mark(run: Run, step: int, batch: torch.Tensor | None, source: Any) -> str | None:
+def _mark(run: Run, steps: Collection[int], batch: torch.Tensor | None, source: Any) -> str | None:
     """Return the fingerprint of what a snapshot's rows come from; None: do not keep them."""
     if not isinstance(source, str | None):
         return None
     text = run.info.get("corpus") if batch is None else batch.tolist()
-    marks = [run.stored(one).mark for one in sorted({run.steps[0], step})]
+    marks = [run.stored(one).mark for one in sorted(steps)]
     factors = sorted(run.factors.items()) if run.is_clone else []
     return fingerprint(marks, text, source, code_mark(), factors)
 

@@ -18,13 +18,21 @@ from hcviz.tables import fingerprint
 
 
 class TensorReader:
-    """One tensor of a run. It holds that of the first, the last read and this step, no more."""
+    """One tensor of a run. It holds that of the first, the last read and this step, no more.
+
+    Steps are looked at when they are asked for: those of a run on the hub are then downloaded.
+    """
 
     def __init__(self, run: Run, name: str):
         """Take the run and the tensor's name; nothing is read yet."""
-        self.run, self.name = run, name
-        self.steps = [step for step in run.steps if name in run.stored(step)]
+        self.run, self.name, self.steps = run, name, run.steps
+        self.start = functools.cache(self._start)
+        self.before = functools.cache(self._before)
         self.held: dict[int, torch.Tensor] = {}
+
+    def has(self, step: int) -> bool:
+        """Tell whether a snapshot holds the tensor."""
+        return step in self.steps and self.name in self.run.stored(step)
 
     def get(self, step: int, what: str) -> torch.Tensor | int | None:
         """Return a stored subject at a step ("" is the weight), or one of the extras."""
@@ -35,9 +43,10 @@ class TensorReader:
             return step - at
         if what not in ("", *EXTRAS):
             return stored_subject(self.run, what, self.name, step)
-        keep = {self.steps[0], self._step_of(step, "previous"), step}
-        self.held = {one: tensor for one, tensor in self.held.items() if one in keep}
         if at not in self.held:
+            near = sorted({*self.held, at})
+            keep = {near[0], *near[-2:]}
+            self.held = {one: tensor for one, tensor in self.held.items() if one in keep}
             self.held[at] = self.run.tensor(self.name, at)
         return self.held[at]
 
@@ -56,10 +65,14 @@ class TensorReader:
 
     def _step_of(self, step: int, what: str) -> int | None:
         if what == "start":
-            return self.steps[0]
-        if what in ("previous", "gap"):
-            return max((one for one in self.steps if one < step), default=None)
-        return step
+            return self.start()
+        return self.before(step) if what in ("previous", "gap") else step
+
+    def _start(self) -> int:
+        return next(step for step in self.steps if self.has(step))
+
+    def _before(self, step: int) -> int | None:
+        return next((one for one in reversed(self.steps) if one < step and self.has(one)), None)
 
 
 def is_ours(entry: Entry) -> bool:
