@@ -40,7 +40,7 @@ DEMO = list(ARMS)[:5]
 
 
 def run_arms(
-    source: str = "nano:gpt-neox",
+    source: str | Path = "nano:gpt-neox",
     *,
     out: str | Path = "runs/demo",
     arms: Iterable[str] | None = None,
@@ -115,7 +115,7 @@ def run_arms(
     return runs
 
 
-def start_of(arm: Arm, small: Any, *, factor: int, seed: int, source: str) -> Any:
+def start_of(arm: Arm, small: Any, *, factor: int, seed: int, source: str | Path) -> Any:
     """Return the model that an arm starts from.
 
     Args:
@@ -133,7 +133,7 @@ def start_of(arm: Arm, small: Any, *, factor: int, seed: int, source: str) -> An
         return small
     wide = clone(small, hidden=factor, expansion=arm.expansion, seed=seed)
     if arm.start == "clone":
-        wide.config.hcviz["source"] = source
+        wide.config.hcviz["source"] = str(source)
         return wide
     config = copy.deepcopy(wide.config)
     del config.hcviz

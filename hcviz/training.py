@@ -59,7 +59,7 @@ def train(
     resume: bool = True,
     overwrite: bool = False,
     progress: bool = True,
-    source: str | None = None,
+    source: str | Path | None = None,
     device: str | None = None,
     dtype: str | None = None,
     on_log: Callable[[dict], None] | None = None,
@@ -187,7 +187,7 @@ def train(
     record = {
         "label": label or out.name,
         "status": "running",
-        "source": source or (recipe or {}).get("source") or model.config.name_or_path or None,
+        "source": str(source or (recipe or {}).get("source") or model.config.name_or_path) or None,
         "clone": recipe,
         "seed": seed,
         "corpus": corpus.describe(),

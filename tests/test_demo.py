@@ -51,6 +51,16 @@ def test_arms_share_data_and_start_as_they_say(runs):
     assert [run.is_clone for run in runs] == [True, True, True, False, False]
 
 
+def test_the_source_may_be_a_path(source, tmp_path):
+    text = tiny.write_text(tmp_path)
+    for arm in ("symmetric", "source"):
+        [run] = hcviz.run_arms(
+            source, out=tmp_path, arms=[arm], corpus=text, steps=1, snapshots=2, batch_size=1,
+            context=16, eval_blocks=1, progress=False,
+        )  # fmt: skip
+        assert run.info["source"] == str(source)
+
+
 def test_the_matched_source_takes_the_steps_of_the_clone(source, tmp_path):
     """Without clipping the two are one model: its larger step is all that a locked clone has."""
     names = ["symmetric", "matched source", "source"]

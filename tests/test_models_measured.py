@@ -66,6 +66,17 @@ def test_the_source_may_be_named(run):
     assert source_of(run, "nano:llama").config.model_type == "llama"
 
 
+def test_a_path_of_the_source_is_its_text(run, tmp_path, monkeypatch):
+    tiny.model("gpt_neox").save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    assert source_of(run, tmp_path).config.model_type == "gpt_neox"
+    first = hcviz.measure(run, metrics=["cka"], steps=[2], source=tmp_path)
+    loaded = []
+    monkeypatch.setattr("hcviz.runs.Run.model", lambda self, step=None: loaded.append(step))
+    assert hcviz.measure(run, metrics=["cka"], steps=[2], source=str(tmp_path)).equals(first)
+    assert loaded == []  # it is kept under one name
+
+
 def test_the_source_is_found_in_checkpoints_that_do_not_say_how_they_were_cloned(run, tmp_path):
     for step in run.steps:
         plain = run.model(step)

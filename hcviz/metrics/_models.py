@@ -1,6 +1,7 @@
 """Metrics of whole models: the text they read, the source they are compared with, their rows."""
 
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,8 +79,9 @@ def measure_models(
 
 def _mark(run: Run, steps: Collection[int], batch: torch.Tensor | None, source: Any) -> str | None:
     """Return the fingerprint of what a snapshot's rows come from; None: do not keep them."""
-    if not isinstance(source, str | None):
+    if not isinstance(source, str | Path | None):
         return None
+    source = source and str(source)
     text = run.info.get("corpus") if batch is None else batch.tolist()
     marks = [run.stored(one).mark for one in sorted(steps)]
     factors = sorted(run.factors.items()) if run.is_clone else []
@@ -130,4 +132,4 @@ def source_of(run: Run, source: Any) -> Any:
             f"{run.name} has no snapshot of step 0, which holds its source, and run.json does not "
             "name it. Pass source=..., a model or what hcviz.load takes."
         )
-    return load(source)[0] if isinstance(source, str) else source
+    return load(source)[0] if isinstance(source, str | Path) else source
