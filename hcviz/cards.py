@@ -5,6 +5,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from hcviz.record import surroundings
+from hcviz.sources import place_of
 from hcviz.twin import TOLERANCE
 from hcviz.widths import widths
 
@@ -70,9 +71,9 @@ def card(src, place: Path, out: Path, transfer, report, hashes: dict[str, str]) 
     if (place / "README.md").is_file():
         given = ModelCard.load(place / "README.md").data.to_dict()
     kept = {key: given[key] for key in ("license", "language") if key in given}
-    on_hub = not str(src).startswith("nano:") and not Path(src).exists()
+    base = place_of(src)
     front = ModelCardData(
-        base_model=str(src) if on_hub else None,
+        base_model=base if isinstance(base, str) else None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["hypercloning", "hcviz"],

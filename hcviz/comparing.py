@@ -19,7 +19,7 @@ from hcviz.infer import meta_model, tensors
 from hcviz.layouts import layout
 from hcviz.metrics import axes_of, known_layout
 from hcviz.runs import Run
-from hcviz.sources import source_path
+from hcviz.sources import place_of
 from hcviz.targets import factors_between
 from hcviz.widths import widths
 
@@ -154,8 +154,7 @@ def _open(spec: Any) -> _Side:
 
 
 def _run(spec: str | Path) -> Run:
-    if str(spec).startswith("nano:"):
-        return Run.of(source_path(str(spec).removeprefix("nano:")))
-    if not Path(spec).is_dir() and str(spec).count("/") == 1 and not str(spec).startswith("."):
-        return Run.of(str(spec), revisions=["main"])
-    return Run(spec) if any(Path(spec).glob("checkpoint-*")) else Run.of(spec)
+    place = place_of(spec)
+    if isinstance(place, str):
+        return Run.of(spec, revisions=["main"])
+    return Run(place) if any(place.glob("checkpoint-*")) else Run.of(place)

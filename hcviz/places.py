@@ -7,8 +7,13 @@ from pathlib import Path
 
 from hcviz.errors import HcvizError
 from hcviz.files import natural
+from hcviz.sources import local_folder, place_of
 from hcviz.stored import weight_files
 
+INSTEAD = (
+    "Give a folder of checkpoints, a list of them, or the id of a repository of the hub with "
+    "revisions=[...]."
+)
 STEP = re.compile(r"(?:step|checkpoint|ckpt|iter(?:ation)?)[-_]?(\d+)", re.IGNORECASE)
 
 
@@ -78,19 +83,20 @@ def find_places(where: Where, revisions: Sequence[str] | None = None) -> dict[in
         HcvizError: If nothing is found.
     """
     if revisions is not None:
-        return _by_step([Revision(str(where), name) for name in revisions], list(revisions))
+        repo = place_of(where)
+        if isinstance(repo, Path):
+            raise HcvizError(
+                f"{str(where)!r} is a folder here, and revisions are of the hub. Leave revisions "
+                f"out, or name the repository: hf:{where}"
+            )
+        return _by_step([Revision(repo, name) for name in revisions], list(revisions))
     if isinstance(where, Mapping):
         steps = {_step_of(key): folder for key, folder in where.items()}
-        return {step: _whole(Path(steps[step])) for step in sorted(steps)}
+        return {step: _whole(steps[step]) for step in sorted(steps)}
     if not isinstance(where, str | Path):
-        folders = [_whole(Path(folder)) for folder in where]
+        folders = [_whole(folder) for folder in where]
         return _by_step(folders, [folder.name for folder in folders])
-    root = Path(where)
-    if not root.is_dir():
-        raise HcvizError(
-            f"{root} is not a folder. Give a folder of checkpoints, a list of them, or the id of "
-            "a repository of the hub with revisions=[...]."
-        )
+    root = local_folder(where, INSTEAD)
     if weight_files(root):
         return _by_step([root], [root.name])
     folders = [path for path in root.iterdir() if path.is_dir() and weight_files(path)]
@@ -109,7 +115,8 @@ def _step_of(key: int | str) -> int:
         raise HcvizError(f"{key!r} is no step. Give {{200: folder, 1000: folder}}.") from error
 
 
-def _whole(folder: Path) -> Path:
+def _whole(folder: str | Path) -> Path:
+    folder = local_folder(folder, INSTEAD)
     if not weight_files(folder):
         raise HcvizError(f"{folder} is no checkpoint: it has no model.safetensors (or shards).")
     return folder

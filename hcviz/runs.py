@@ -9,6 +9,7 @@ import pandas as pd
 
 from hcviz.errors import HcvizError
 from hcviz.places import Place, Revision, Where, find_places
+from hcviz.sources import local_folder, place_of
 from hcviz.stored import Stored, damaged, file_stamp, stamp, weight_files
 from hcviz.tables import read_live, table
 
@@ -53,10 +54,8 @@ class Run:
         self._known: dict[str, Any] = {}
         self._marks: dict[Path, Any] = {}
         self._fetched: dict[int, Path] = {}
-        if places is None and not self.path.is_dir():
-            raise HcvizError(
-                f"{self.path} is not a folder. Give the folder that hcviz train wrote (its --out)."
-            )
+        if places is None:
+            self.path = local_folder(path, "Give the folder that hcviz train wrote (its --out).")
         if not self.steps:
             raise HcvizError(
                 f"{self.path} holds no whole checkpoint (checkpoint-N/model.safetensors). "
@@ -95,9 +94,10 @@ class Run:
         """
         places = find_places(where, revisions)
         several = not isinstance(where, str | Path)
-        label = label or ("checkpoints" if several else Path(where).name)
-        info = {"label": label, "asked": factors, "source": source}
-        return cls(None if several or revisions is not None else where, places=places, info=info)
+        name = "checkpoints" if several else Path(str(where).removeprefix("hf:")).name
+        info = {"label": label or name, "asked": factors, "source": source}
+        here = None if several or revisions is not None else Path(where).expanduser()
+        return cls(here, places=places, info=info)
 
     def __repr__(self) -> str:
         where = "checkpoints" if self.path is None else repr(str(self.path))
@@ -366,14 +366,12 @@ class Run:
 
 
 def _config_of(source: Any) -> Any:
-    """Return the configuration of a model, a folder, a hub id or ``nano:NAME``."""
+    """Return the configuration of a model, or of what `hcviz.load` takes."""
     from transformers import AutoConfig
-
-    from hcviz.sources import source_path
 
     if not isinstance(source, str | Path):
         return getattr(source, "config", source)
-    spec = str(source)
-    return AutoConfig.from_pretrained(
-        source_path(spec.removeprefix("nano:")) if spec.startswith("nano:") else spec
-    )
+    try:
+        return AutoConfig.from_pretrained(place_of(source))
+    except OSError as error:
+        raise HcvizError(f"The configuration of {str(source)!r} cannot be read: {error}") from error

@@ -1,6 +1,9 @@
 """The shipped source models: how each is built, where it lies, and how any source is loaded."""
 
 import dataclasses
+import difflib
+import os
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +138,7 @@ def load(spec: str | Path, *, trust_remote_code: bool = False) -> tuple[Any, Any
 
     Args:
         spec: ``"nano:NAME"`` for a shipped source, a folder, or the id of a model of the Hugging
-            Face hub.
+            Face hub; :func:`place_of` says which of them a name is.
         trust_remote_code: Run code that comes with the model. Weights are read from safetensors
             only, either way.
 
@@ -154,8 +157,7 @@ def load(spec: str | Path, *, trust_remote_code: bool = False) -> tuple[Any, Any
 
     from hcviz.quiet import quiet
 
-    spec = str(spec)
-    place = _place(spec)
+    place = str(place_of(spec))
     options = {"trust_remote_code": trust_remote_code}
     try:
         with quiet():
@@ -164,21 +166,92 @@ def load(spec: str | Path, *, trust_remote_code: bool = False) -> tuple[Any, Any
     except Exception as error:  # the loaders raise many unrelated kinds
         reason = " ".join(str(error).split())
         raise HcvizError(
-            f"The model {spec!r} cannot be loaded: {reason} Needed are "
+            f"The model {str(spec)!r} cannot be loaded: {reason} Needed are "
             "config.json, whole safetensors weights and a tokenizer. Give a model folder, "
             f"a hub id, or one of {', '.join('nano:' + name for name in SOURCES)}."
         ) from error
     return model.eval(), tokenizer
 
 
-def _place(spec: str) -> str:
-    """Return the folder that a source names, or the hub id that it is."""
-    place = str(source_path(spec.removeprefix("nano:"))) if spec.startswith("nano:") else spec
-    if not Path(place).is_dir() and place.startswith((".", "/", "~")):
+KINDS = (
+    "Give a model folder, a hub id (NAME or OWNER/NAME; hf:OWNER/NAME in any case), or nano:NAME."
+)
+
+
+def place_of(spec: str | PathLike, *, remedy: str = KINDS) -> Path | str:
+    """Return the folder that a name stands for, or the id of a model of the hub.
+
+    The one rule for whatever takes a name, in this order:
+
+    - ``nano:NAME`` is a shipped source, and ``hf:ID`` a model of the hub, whatever lies here.
+    - A folder that is here is that folder.
+    - A ``Path`` must be here, and so must a text that reads like one: it is absolute, begins with
+      ``.`` or ``~``, ends in a separator, has more than one, or its first part is a folder here, as
+      in ``runs/x`` beside ``runs/``. So a slip in a path is told, and not looked up on the hub.
+    - What is left, ``NAME`` or ``OWNER/NAME``, is the id of a model of the hub.
+
+    Nothing is downloaded.
+
+    Args:
+        spec: The name.
+        remedy: What to give instead of one that is wrong, for the message.
+
+    Raises:
+        HcvizError: If the folder is missing, with what is there in its stead, or it is no name.
+
+    Example:
+        >>> place_of("nano:gpt-neox@300").name, place_of("gpt2"), place_of("hf:owner/name")
+        ('gpt-neox-step-300', 'gpt2', 'owner/name')
+    """
+    text = os.fspath(spec)
+    if text.startswith("nano:"):
+        return source_path(text.removeprefix("nano:"))
+    name, path = text.removeprefix("hf:"), Path(text).expanduser()
+    if name == text:
+        if text and path.is_dir():
+            return path
+        first, *more = text.replace(os.sep, "/").split("/")
+        given = not isinstance(spec, str) or path.is_absolute() or text.startswith((".", "~"))
+        if given or len(more) > 1 or (more and (not more[0] or Path(first).is_dir())):
+            raise _missing(text, path, remedy)
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
         raise HcvizError(
-            f"There is no folder {spec!r}. Give a model folder, a hub id, or nano:NAME."
-        )
+            f"{text!r} is no folder here, and no id of a model of the hub: {error} {remedy}"
+        ) from error
+    return name
+
+
+def local_folder(spec: str | PathLike, remedy: str) -> Path:
+    """Return the folder that a name stands for, which must be here.
+
+    Args:
+        spec: As in :func:`place_of`.
+        remedy: What to give instead, for the message.
+
+    Raises:
+        HcvizError: If it is not here.
+    """
+    place = place_of(spec, remedy=remedy)
+    if isinstance(place, str):
+        raise HcvizError(f"{str(spec)!r} is not a folder here. {remedy}")
     return place
+
+
+def _missing(text: str, path: Path, remedy: str) -> HcvizError:
+    """Say that a folder is not there, and which folders are."""
+    if path.exists():
+        return HcvizError(f"{text!r} is a file, not a folder. Give its folder, {path.parent}.")
+    above = next(place for place in path.absolute().parents if place.is_dir())
+    wanted = path.absolute().relative_to(above).parts[0]
+    there = sorted(p.name for p in above.iterdir() if p.is_dir() and not p.name.startswith("."))
+    near = difflib.get_close_matches(wanted, there, n=3) or there[:4]
+    has = f"folders in {above}: {', '.join(near)}" if near else f"{above} holds no folder"
+    return HcvizError(f"There is no folder {text!r} ({has}). {remedy}")
 
 
 def folder_of(spec: str | Path, *, trust_remote_code: bool = False) -> Path:
@@ -193,9 +266,9 @@ def folder_of(spec: str | Path, *, trust_remote_code: bool = False) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    place = _place(str(spec))
-    if Path(place).is_dir():
-        return Path(place)
+    place = place_of(spec)
+    if isinstance(place, Path):
+        return place
     kinds = ["*.json", "*.safetensors", "*.txt", "*.model", "*.tiktoken", "*.jinja", "*.md"]
     kinds += ["LICENSE*", "NOTICE*", *(["*.py"] if trust_remote_code else [])]
     try:
@@ -223,10 +296,8 @@ def tokenizer_for(model: Any) -> Any:
     for place in (model.config.name_or_path, recipe.get("source")):
         if not place:
             continue
-        if str(place).startswith("nano:"):
-            place = source_path(str(place).removeprefix("nano:"))
         try:
-            return AutoTokenizer.from_pretrained(place)
+            return AutoTokenizer.from_pretrained(place_of(place))
         except Exception:  # not there; try the next place
             continue
     if model.config.vocab_size == VOCABULARY:

@@ -9,6 +9,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from hcviz.errors import CloneError
 from hcviz.factors import resolve_factors
+from hcviz.sources import place_of
 from hcviz.widths import EXPERT_FIELDS, FFN_FIELDS, resized, widths
 
 WIDTH_FIELDS = {
@@ -109,7 +110,7 @@ def _sizes(config: PreTrainedConfig) -> dict[str, int]:
 def _load(place: str | PathLike) -> PreTrainedConfig:
     """Read a configuration; nothing of the model is loaded."""
     try:
-        return AutoConfig.from_pretrained(place)
+        return AutoConfig.from_pretrained(place_of(place))
     except (OSError, ValueError) as error:
         raise CloneError(
             f"to_config={str(place)!r} has no configuration that opens: {error} Give a folder with "

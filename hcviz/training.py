@@ -187,7 +187,8 @@ def train(
     record = {
         "label": label or out.name,
         "status": "running",
-        "source": str(source or (recipe or {}).get("source") or model.config.name_or_path) or None,
+        "source": str(source or (recipe or {}).get("source") or model.config.name_or_path or "")
+        or None,
         "clone": recipe,
         "seed": seed,
         "corpus": corpus.describe(),

@@ -102,5 +102,5 @@ def test_models_without_copies_have_no_sectors(small):
 def test_what_cannot_be_compared_is_said(small, tmp_path):
     with pytest.raises(HcvizError, match="keeps family and depth"):
         hcviz.diff(small, tiny.model("opt", hidden_size=32))
-    with pytest.raises(HcvizError, match=r"nowhere is not a folder"):
+    with pytest.raises(HcvizError, match=r"There is no folder '.*nowhere'"):
         hcviz.diff(small, tmp_path / "nowhere")

@@ -19,11 +19,11 @@ PACKAGE = ROOT / "hcviz"
 
 # From the bottom up: a room imports only rooms before it. A new file takes its place here.
 ROOMS = """
-    errors quiet precision files stored checkpoints shards
+    errors quiet precision files sources stored checkpoints shards
     families widths factors targets shrinking axes blocks segments infer faithful expansion folding
     rotary growth twin layouts
     decloning deepening lockstep usual census cloning transfer verifying
-    documents corpus sources dropout schedule tables keeping record cards streaming arguments
+    documents corpus dropout schedule tables keeping record cards streaming arguments
     trainer marchenko places runs metrics matrices comparing live training pretraining recording
     escaping losses
     theme plots

@@ -127,7 +127,7 @@ def test_what_is_not_there_is_named(run, tmp_path):
         HcvizError, match=r"no tensor 'layers\.0\.up_proj\.weight' .*mlp\.up_proj\.weight"
     ):
         run.tensor("layers.0.up_proj.weight")
-    with pytest.raises(HcvizError, match="is not a folder"):
+    with pytest.raises(HcvizError, match=r"There is no folder '.*nowhere' .*hcviz train wrote"):
         Run(tmp_path / "nowhere")
     with pytest.raises(HcvizError, match="holds no whole checkpoint"):
         Run(tmp_path)
