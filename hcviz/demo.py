@@ -19,6 +19,8 @@ class Arm:
     start: str
     """``clone`` (of the source), ``random`` (the clone's size, fresh weights) or ``source``."""
     expansion: str = "symmetric"
+    snr_db: float | None = None
+    """Of the noisy expansions; None means 10 dB."""
     dropout: float = 0.0
     matched: bool = False
     """Whether it takes the steps of the noiseless clone: the matched effective learning rate."""
@@ -33,6 +35,8 @@ ARMS = {
     "diagonal": Arm("clone", expansion="diagonal"),
     "noisy diagonal": Arm("clone", expansion="noisy-diagonal"),
     "matched source": Arm("source", matched=True),
+    "noisy 40 dB": Arm("clone", expansion="noisy-symmetric", snr_db=40),
+    "random shares": Arm("clone", expansion="random"),
 }
 """The arms that there are. All share data order, learning rate, schedule and steps."""
 DEMO = list(ARMS)[:5]
@@ -131,7 +135,7 @@ def start_of(arm: Arm, small: Any, *, factor: int, seed: int, source: str | Path
 
     if arm.start == "source":
         return small
-    wide = clone(small, hidden=factor, expansion=arm.expansion, seed=seed)
+    wide = clone(small, hidden=factor, expansion=arm.expansion, snr_db=arm.snr_db, seed=seed)
     if arm.start == "clone":
         wide.config.hcviz["source"] = str(source)
         return wide

@@ -72,34 +72,43 @@ def _neox(width: int) -> dict[str, Any]:
     }
 
 
-_WIDTH = {"hidden_size": 128, "num_attention_heads": 4}
+def _opt(width: int) -> dict[str, Any]:
+    """Pre-norm OPT with heads of 32 and tied embeddings, without dropout."""
+    return {
+        "hidden_size": width,
+        "num_attention_heads": width // 32,
+        "ffn_dim": 4 * width,
+        "word_embed_proj_dim": width,
+        "do_layer_norm_before": True,
+        "activation_function": "relu",
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "tie_word_embeddings": True,
+    }
+
+
+def _gated(width: int, **fields: Any) -> dict[str, Any]:
+    """Heads of 32, and gated neurons in the usual proportion."""
+    return {
+        "hidden_size": width,
+        "num_attention_heads": width // 32,
+        "intermediate_size": 11 * width // 4,
+        **fields,
+    }
+
+
+_OLMO = {"clip_qkv": None, "tie_word_embeddings": False}
 SOURCES: dict[str, Recipe] = {
     "gpt-neox": Recipe("gpt_neox", _neox(128), steps=2400, keep=(300, 600, 1200)),
-    "gpt-neox-half": Recipe("gpt_neox", _neox(64), steps=1500, lr=4e-3),
+    "gpt-neox-half": Recipe("gpt_neox", _neox(64), steps=1500, lr=4e-3, keep=(188, 375, 750)),
+    "gpt-neox-quarter": Recipe("gpt_neox", _neox(32), steps=1500, lr=5e-3),
     "gpt-neox-double": Recipe("gpt_neox", _neox(256), steps=1800, lr=2e-3, half=True),
-    "opt": Recipe(
-        "opt",
-        {
-            **_WIDTH,
-            "ffn_dim": 512,
-            "word_embed_proj_dim": 128,
-            "do_layer_norm_before": True,
-            "activation_function": "relu",
-            "dropout": 0.0,
-            "attention_dropout": 0.0,
-            "tie_word_embeddings": True,
-        },
-        steps=2400,
-    ),
-    "olmo": Recipe(
-        "olmo",
-        {**_WIDTH, "intermediate_size": 352, "clip_qkv": None, "tie_word_embeddings": False},
-        steps=1600,
-    ),
+    "opt": Recipe("opt", _opt(128), steps=2400),
+    "opt-half": Recipe("opt", _opt(64), steps=1500, lr=4e-3),
+    "olmo": Recipe("olmo", _gated(128, **_OLMO), steps=1600),
+    "olmo-half": Recipe("olmo", _gated(64, **_OLMO), steps=1500, lr=4e-3),
     "llama": Recipe(
-        "llama",
-        {**_WIDTH, "num_key_value_heads": 2, "intermediate_size": 352, "tie_word_embeddings": True},
-        steps=2400,
+        "llama", _gated(128, num_key_value_heads=2, tie_word_embeddings=True), steps=2400
     ),
 }
 """The shipped sources by name; ``NAME@STEP`` is an earlier checkpoint of one that keeps some."""

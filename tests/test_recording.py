@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 import hcviz
-from hcviz.demo import ARMS
 
 SEEDS = [0, 1, 2]
+ARMS = {"symmetric", "noisy 10 dB", "dropout 0.1", "random init", "source"}
+ARMS |= {"diagonal", "noisy diagonal", "matched source"}
 
 
 @pytest.fixture(scope="module")

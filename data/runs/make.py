@@ -14,12 +14,13 @@ from pathlib import Path
 import pandas as pd
 
 import hcviz
-from hcviz.demo import ARMS
 from hcviz.recording import record
 
 SHARED = {"steps": 48, "snapshots": 8, "log_every": 5, "trainer_args": {"max_grad_norm": 0.0}}
 SHARED |= {"batch_size": 4, "eval_blocks": 16, "device": "cpu", "keep": "weight$"}
 SEEDS = range(3)
+ARMS = ["symmetric", "noisy 10 dB", "dropout 0.1", "random init", "source", "diagonal"]
+ARMS += ["noisy diagonal", "matched source"]
 BASES = ["nano:gpt-neox@300", "nano:gpt-neox@600", "nano:gpt-neox@1200", "nano:gpt-neox"]
 COPIES = ["cosine", "cosine.baseline", "ledger"]
 SPECTRA = ["effective_rank", "stable_rank", "participation", "power_law", "marchenko_pastur"]
