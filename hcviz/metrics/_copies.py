@@ -8,9 +8,13 @@ import numpy as np
 import torch
 
 from hcviz.axes import SYMMETRY, TensorAxes
-from hcviz.blocks import Blocks
-from hcviz.metrics._onepass import CHUNK, Levels, levels_of, one_pass, row_levels
+from hcviz.blocks import Blocks, pieces
 from hcviz.metrics._registry import Row, exact_pieces, is_table, metric
+
+CHUNK = 2**18
+"""Entries that are worked on at once, so that they stay in the processor's cache."""
+SAFE = (1e-18, 1e30)
+"""Squared lengths of rows that float32 holds without loss."""
 
 
 def baseline(entries: int, *, sigmas: float = 2.0) -> float:
@@ -32,28 +36,62 @@ def baseline(entries: int, *, sigmas: float = 2.0) -> float:
     return sigmas / math.sqrt(entries)
 
 
-def _mean_cosine(copies: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the cosine along the last dimension, mean over the pairs of copies."""
-    pairs = itertools.combinations(copies, 2)
-    found = [torch.cosine_similarity(a, b, dim=-1, eps=1e-150) for a, b in pairs]
-    return torch.stack(found).mean(0)
+def _stretches(blocks: Blocks, axes: TensorAxes) -> Iterator[np.ndarray]:
+    """Yield rows of a piece, ``[*copies, rows, cols]``; an embedding's are its tokens."""
+    view = blocks.view.detach()
+    view = view.reshape(*view.shape[: len(blocks.copy_axes)], blocks.rows, -1)
+    view = view.transpose(-1, -2) if is_table(axes) else view
+    for part in view.split(max(1, CHUNK // view[..., 0, :].numel()), dim=-2):
+        part = part.to("cpu", torch.promote_types(part.dtype, torch.float32))
+        yield (part if part.stride(-1) == 1 else part.contiguous()).numpy()
 
 
-def _read_copies(blocks: Blocks, axes: TensorAxes) -> tuple[torch.Tensor, ...]:
-    """Return the copies that the rows of a piece read, each [n_written, rows, cols].
+def _squares(rows: np.ndarray) -> np.ndarray:
+    """Return the squared lengths of rows ``[..., cols]``; 0.0 only where all entries are."""
+    found = np.vecdot(rows, rows).astype(np.float64)
+    inside = found.min() > SAFE[0] and found.max() < SAFE[1]
+    if rows.dtype == np.float32 and not inside and rows.any():
+        found = _squares(rows.astype(np.float64))
+    return found
 
-    Nothing in an embedding reads copies; its rows are tokens, its copies written.
+
+def _pairs(part: np.ndarray, levels: Sequence[int]) -> Iterator[tuple[tuple, tuple]]:
+    """Yield where every two copies of some levels lie in ``[*copies, rows, cols]``."""
+    ranges = [range(n) if d in levels else [slice(None)] for d, n in enumerate(part.shape[:-2])]
+    return itertools.combinations(itertools.product(*ranges), 2)
+
+
+def _mean_cosine(part: np.ndarray, levels: Sequence[int]) -> np.ndarray:
+    """Return the cosine of rows of copies, mean over the pairs: of equal ones 1.0.
+
+    It is taken from their distance, which tells nearly equal ones in float32, too.
     """
-    grid = blocks.grid()  # [n_written, n_read, rows, cols]
-    return (grid.permute(1, 0, 3, 2) if is_table(axes) else grid).unbind(1)
+    lengths, found = np.sqrt(_squares(part)), []
+    for a, b in _pairs(part, levels):
+        apart = _squares(part[a] - part[b]) - (lengths[a] - lengths[b]) ** 2
+        around = 2 * lengths[a] * lengths[b]
+        found.append(1 - np.divide(apart, around, out=np.ones_like(apart), where=around != 0))
+    return np.mean(found, axis=0)
 
 
-def _row_copies(weight: torch.Tensor, axes: TensorAxes, factors) -> Iterator[tuple[Blocks, tuple]]:
-    """Yield each piece of a matrix whose rows read copies, with these, in float64."""
-    for blocks in exact_pieces(weight, axes, factors) if len(axes) == 2 else ():
-        copies = _read_copies(blocks, axes)
-        if len(copies) > 1:
-            yield blocks, copies
+def _read_levels(blocks: Blocks, axes: TensorAxes) -> range:
+    """Return the levels of the copies that rows read; of an embedding, those of its tokens."""
+    written = len(blocks.write_copies)
+    return range(written) if is_table(axes) else range(written, len(blocks.copy_axes))
+
+
+def _row_copies(weight: torch.Tensor, axes: TensorAxes, factors) -> Iterator[tuple[Blocks, range]]:
+    """Yield each piece of a matrix whose rows read copies, with the levels of these."""
+    for blocks in pieces(weight, axes, factors) if len(axes) == 2 else ():
+        if levels := _read_levels(blocks, axes):
+            yield blocks, levels
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _row_cosines(blocks: Blocks, axes: TensorAxes, levels: range) -> np.ndarray:
+    """Return the mean cosine of the copies that each row reads, ``[*written copies, rows]``."""
+    found = [_mean_cosine(part, levels) for part in _stretches(blocks, axes)]
+    return np.concatenate(found, axis=-1)
 
 
 @metric("cosine")
@@ -63,15 +101,8 @@ def cosine(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -
     For n copies it is the mean over their pairs. Rows are outputs; an embedding's are its tokens.
     It ignores scale, and says nothing of how written copies (rows) relate to each other.
     """
-    for blocks, found in one_pass(weight, axes, factors) if len(axes) == 2 else ():
-        if not row_levels(blocks, axes):
-            continue
-        if found:
-            value = 1 - found.gap
-        else:
-            copies = [copy.double() for copy in _read_copies(blocks, axes)]
-            value = _mean_cosine(copies).mean().item()
-        yield {"part": blocks.part, "value": value}
+    for blocks, levels in _row_copies(weight, axes, factors):
+        yield {"part": blocks.part, "value": float(_row_cosines(blocks, axes, levels).mean())}
 
 
 @metric("cosine.rows")
@@ -79,8 +110,8 @@ def cosine_rows(
     weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]
 ) -> Iterator[Row]:
     """The same for every row; row counts the outputs, the first written copy's first."""
-    for blocks, copies in _row_copies(weight, axes, factors):
-        for row, value in enumerate(_mean_cosine(copies).flatten().tolist()):
+    for blocks, levels in _row_copies(weight, axes, factors):
+        for row, value in enumerate(_row_cosines(blocks, axes, levels).flatten().tolist()):
             yield {"part": blocks.part, "row": row, "value": value}
 
 
@@ -89,9 +120,10 @@ def cosine_baseline(
     weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]
 ) -> Iterator[Row]:
     """Two standard deviations of ``cosine`` for unrelated weights of this shape."""
-    for blocks, copies in _row_copies(weight, axes, factors):
-        pairs = len(copies) * (len(copies) - 1) // 2
-        yield {"part": blocks.part, "value": baseline(copies[0].numel() * pairs)}
+    for blocks, levels in _row_copies(weight, axes, factors):
+        copies = math.prod(blocks.view.shape[d] for d in levels)
+        entries = blocks.view.numel() * (copies - 1) // 2  # of one copy, for every pair
+        yield {"part": blocks.part, "value": baseline(entries)}
 
 
 @metric("cosine.heads")
@@ -111,7 +143,7 @@ def cosine_heads(
             continue
         first = blocks.view.movedim(where, tuple(range(len(where))))  # copies, heads, the rest
         flat = first.flatten(len(where)).flatten(len(copies), -2).flatten(0, len(copies) - 1)
-        for row, value in enumerate(_mean_cosine(flat).tolist()):
+        for row, value in enumerate(_mean_cosine(flat.cpu().numpy(), [0]).tolist()):
             yield {"part": blocks.part, "row": row, "value": value}
 
 
@@ -162,25 +194,27 @@ def ledger(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -
     The symmetric part is the mean over the copies of one axis. Copies that are equal bit by bit
     give 0.0, any difference more.
     """
-    for blocks, found in one_pass(weight, axes, factors):
-        for letter in sorted({SYMMETRY[axis] for axis in blocks.copy_axes if axis in SYMMETRY}):
-            levels = levels_of(blocks, letter)
-            share = found.shares[levels] if found else _exact_share(blocks, levels)
+    for blocks in pieces(weight, axes, factors):
+        levels = {SYMMETRY[axis]: [] for axis in blocks.copy_axes if axis in SYMMETRY}
+        for d, axis in enumerate(blocks.copy_axes):
+            levels.get(SYMMETRY.get(axis), []).append(d)
+        for letter, share in sorted(_shares_outside(blocks, axes, levels).items()):
             yield {"part": blocks.part, "axis": letter, "value": share}
 
 
-def _exact_share(blocks: Blocks, dims: Levels) -> float:
-    """Return the share of squared norm outside the mean over levels of copies, in float64."""
-    view, copies = blocks.view, len(blocks.copy_axes)
-    first = tuple(slice(0, 1) if d in dims else slice(None) for d in range(copies))
-    step = max(1, CHUNK * view.shape[copies] // max(1, view.numel()))
-    total = away = 0.0
-    for part in view.split(step, dim=copies) if step < view.shape[copies] else (view,):
-        exact = part.double().cpu().numpy()
-        with np.errstate(over="ignore", invalid="ignore"):
-            total += np.square(exact).sum()
-            apart = exact - exact[first]  # exactly zero where copies are equal, as is its mean
-            if apart.any():
-                apart -= apart.mean(dims, keepdims=True)
-                away += np.square(apart).sum()
-    return float(away / total) if total else 0.0
+@np.errstate(over="ignore", invalid="ignore")
+def _shares_outside(
+    blocks: Blocks, axes: TensorAxes, wanted: Mapping[str, Sequence[int]]
+) -> dict[str, float]:
+    """Return by name the share of squared norm outside the mean over some levels of copies.
+
+    It is the sum of squared distances of all pairs, over the number of copies.
+    """
+    total, away = 0.0, dict.fromkeys(wanted, 0.0)
+    for part in _stretches(blocks, axes) if wanted else ():
+        total += _squares(part).sum()
+        for name, levels in wanted.items():
+            copies = math.prod(part.shape[d] for d in levels)
+            for a, b in _pairs(part, levels):
+                away[name] += _squares(part[a] - part[b]).sum() / copies
+    return {name: float(apart / total) if total else 0.0 for name, apart in away.items()}
