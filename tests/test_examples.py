@@ -2,19 +2,20 @@
 
 import doctest
 import importlib
+from pathlib import Path
 
 import pytest
 
-ROOMS = """
-    documents corpus schedule dropout sources training runs widths escaping marchenko matrices
-    metrics._copies metrics._spectra metrics._subjects
-    plots._animate plots._cosine plots._evolution plots._histograms plots._pairs plots._sectors
-    plots._spectra plots._symmetry
-""".split()
+PACKAGE = Path(__file__).parents[1] / "hcviz"
+ROOMS = [
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if ">>> " in path.read_text(encoding="utf-8")
+]
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_examples_run(room):
-    result = doctest.testmod(importlib.import_module(f"hcviz.{room}"))
+    result = doctest.testmod(importlib.import_module(room.removesuffix(".__init__")))
     assert result.attempted > 0
     assert result.failed == 0

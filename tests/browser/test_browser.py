@@ -2,9 +2,9 @@
 
 from importlib.util import find_spec
 
-import conftest as browser
 import nbformat
 import pytest
+from browser import conftest as browser
 
 from hcviz import gallery
 
