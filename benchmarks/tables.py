@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from hcviz.record import surroundings
+from hcviz.process import surroundings
 
 
 def facts() -> dict:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from hcviz.record import surroundings
+from hcviz.process import surroundings
 from hcviz.sources import place_of
 from hcviz.twin import TOLERANCE
 from hcviz.widths import widths

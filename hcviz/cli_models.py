@@ -157,7 +157,7 @@ def deepen(
 def _save(model, tokenizer, out: Path, *, overwrite: bool, **tables) -> None:
     """Save a model with its tokenizer and tables, whole or not at all."""
     from hcviz.files import check_space, fresh_folder, open_to_readers
-    from hcviz.quiet import quiet
+    from hcviz.process import quiet
 
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     check_space(out, size, "The model")

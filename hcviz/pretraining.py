@@ -13,7 +13,7 @@ from hcviz.corpus import Corpus, load_corpus, split_documents
 from hcviz.documents import read_documents
 from hcviz.errors import HcvizError
 from hcviz.files import check_free, data_folder, fresh_folder, open_to_readers, write_text
-from hcviz.quiet import quiet
+from hcviz.process import quiet
 from hcviz.runs import Run
 from hcviz.sources import CONTEXT, END_OF_TEXT, PAD, SOURCES, VOCABULARY
 

@@ -1,14 +1,9 @@
 """A run's folder and its ``run.json``: what was asked, and whether the folder may be used."""
 
-import contextlib
 import hashlib
 import json
 import os
-import shlex
 import shutil
-import sys
-import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -69,19 +64,6 @@ def weights_hash(model: Any) -> str:
         digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
         digest.update(flat[:: max(1, flat.numel() // 4096)].double().cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def surroundings() -> dict[str, Any]:
-    """Return the versions, the command and the time, for the record."""
-    versions = {"python": sys.version.split()[0]}
-    for name in ("hcviz", "torch", "transformers", "accelerate", "tokenizers", "safetensors"):
-        with contextlib.suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return {
-        "versions": versions,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
 
 
 def read_info(out: Path) -> dict[str, Any]:

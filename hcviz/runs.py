@@ -296,7 +296,7 @@ class Run:
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
 
-        from hcviz.quiet import quiet
+        from hcviz.process import quiet
 
         stored = self.stored(step)
         if stored.kept is not None:

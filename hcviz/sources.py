@@ -164,7 +164,7 @@ def load(spec: str | Path, *, trust_remote_code: bool = False) -> tuple[Any, Any
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from hcviz.quiet import quiet
+    from hcviz.process import quiet
 
     place = str(place_of(spec))
     options = {"trust_remote_code": trust_remote_code}

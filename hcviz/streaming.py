@@ -23,8 +23,7 @@ from hcviz.cards import card
 from hcviz.errors import HcvizError
 from hcviz.files import check_free, check_space, open_to_readers, replace_folder, write_text
 from hcviz.infer import tensors
-from hcviz.quiet import quiet
-from hcviz.record import surroundings
+from hcviz.process import quiet, surroundings
 from hcviz.sources import folder_of
 from hcviz.stored import stamp, weight_files
 from hcviz.transfer import Transfer

@@ -20,8 +20,8 @@ from hcviz.errors import HcvizError
 from hcviz.keeping import Keeping, plan
 from hcviz.live import MetricsCallback
 from hcviz.lockstep import Pace, paces
-from hcviz.quiet import quiet
-from hcviz.record import prepare_folder, read_info, surroundings, weights_hash, write_info
+from hcviz.process import quiet, surroundings
+from hcviz.record import prepare_folder, read_info, weights_hash, write_info
 from hcviz.runs import Run
 from hcviz.schedule import BlockOrder, snapshot_steps
 from hcviz.sources import load, tokenizer_for

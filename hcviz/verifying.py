@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from hcviz.errors import HcvizError
 from hcviz.precision import TrueFloat64
-from hcviz.quiet import quiet
+from hcviz.process import quiet
 from hcviz.twin import loop_over_experts
 
 ROUNDINGS = 64

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "hcviz"
 
 # From the bottom up: a room imports only rooms before it. A new file takes its place here.
 ROOMS = """
-    errors quiet precision files sources stored checkpoints shards
+    errors process precision files sources stored checkpoints shards
     families widths factors targets shrinking axes blocks segments infer faithful expansion folding
     rotary growth twin layouts
     decloning deepening lockstep usual census cloning transfer verifying
