@@ -11,7 +11,8 @@ from hcviz.errors import CloneError
 from hcviz.expansion import Expansion
 from hcviz.factors import resolve_factors
 from hcviz.growth import Plan, grow, plan
-from hcviz.infer import heads_follow_hidden, infer
+from hcviz.infer import infer
+from hcviz.shrinking import heads_follow_hidden
 from hcviz.targets import factors_to
 from hcviz.twin import resolve_fusing
 from hcviz.widths import widths

@@ -10,7 +10,6 @@ from transformers.pytorch_utils import Conv1D
 from hcviz.axes import Dim, TensorAxes
 from hcviz.errors import CloneError
 from hcviz.segments import Fusing, segments
-from hcviz.shrinking import shrunk
 from hcviz.widths import resized, widths
 
 ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
@@ -60,7 +59,7 @@ def infer(config, model_class, fusing: Fusing) -> dict[str, TensorAxes]:
     size = widths(config)
     base = meta_model(config, model_class)
     names = tensors(base)
-    probes = _probes(config, model_class, names)
+    probes = probe_axes(config, model_class, names)
     coupled = "query" not in probes
     outputs = _attention_outputs(base)
     table = base.get_input_embeddings().weight
@@ -98,14 +97,7 @@ def infer(config, model_class, fusing: Fusing) -> dict[str, TensorAxes]:
     return result
 
 
-def heads_follow_hidden(config, model_class) -> bool:
-    """Tell whether a family's head size is hidden / heads, so that both grow together only."""
-    tiny = shrunk(config)
-    names = tensors(meta_model(tiny, model_class))
-    return "query" not in _probes(tiny, model_class, names)
-
-
-def _probes(config, model_class, names) -> dict[str, dict[str, tuple[int, ...]]]:
+def probe_axes(config, model_class, names) -> dict[str, dict[str, tuple[int, ...]]]:
     """Double one axis at a time and return by how much every dimension grew."""
 
     def growth(**factors) -> dict[str, tuple[int, ...]]:

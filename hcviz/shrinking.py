@@ -3,6 +3,7 @@
 import copy
 
 from hcviz.families import family_of
+from hcviz.infer import meta_model, probe_axes, tensors
 from hcviz.widths import KV_FIELDS, read, settable, widths, write
 
 EXPERTS = ("n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts")
@@ -76,6 +77,13 @@ def shrunk(config, layers: int = 2):
             if isinstance(getattr(getattr(tiny, name, None), field, None), int):
                 setattr(getattr(tiny, name), field, 1)
     return tiny
+
+
+def heads_follow_hidden(config, model_class) -> bool:
+    """Tell whether a family's head size is hidden / heads, so that both grow together only."""
+    tiny = shrunk(config)
+    names = tensors(meta_model(tiny, model_class))
+    return "query" not in probe_axes(tiny, model_class, names)
 
 
 def _keep_mixer(tiny) -> None:

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "hcviz"
 # From the bottom up: a room imports only rooms before it. A new file takes its place here.
 ROOMS = """
     errors process precision files sources stored checkpoints shards
-    families widths factors targets shrinking axes blocks segments infer faithful expansion folding
+    families widths factors targets axes blocks segments infer shrinking faithful expansion folding
     rotary growth twin layouts
     decloning deepening lockstep usual census cloning transfer verifying
     documents corpus dropout schedule tables keeping record cards streaming arguments
