@@ -43,7 +43,7 @@ def empty_model(layers: int):
 
 def make_source(folder: Path, gigabytes: float) -> int:
     """Write random shards of 1 GB, one tensor's memory at a time, and return how many bytes."""
-    from hcviz.shards import write_shard
+    from hcviz.io.shards import write_shard
 
     sizes = [sum(p.nbytes for p in empty_model(n).parameters()) for n in (1, 2)]
     layers = max(1, round((gigabytes * 1e9 - sizes[0]) / (sizes[1] - sizes[0])) + 1)

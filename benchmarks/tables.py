@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from hcviz.process import surroundings
+from hcviz.io.process import surroundings
 
 
 def facts() -> dict:

@@ -18,7 +18,7 @@ _ROOM = {
     "layout": "layouts",
     "lockstep_groups": "lockstep",
     "grow_optimizer": "lockstep",
-    "load": "sources",
+    "load": "io.sources",
     "pretrain": "pretraining",
     "train": "training",
     "MetricsCallback": "live",

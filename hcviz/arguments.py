@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from hcviz.corpus import Corpus
 from hcviz.errors import HcvizError
+from hcviz.io.corpus import Corpus
 from hcviz.schedule import SCHEDULES
 
 MIXED = ("bfloat16", "float16")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from hcviz.process import surroundings
-from hcviz.sources import place_of
+from hcviz.io.process import surroundings
+from hcviz.io.sources import place_of
 from hcviz.twin import TOLERANCE
 from hcviz.widths import widths
 

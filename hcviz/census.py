@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from hcviz.errors import CloneError, HcvizError
 from hcviz.expansion import Expansion
 from hcviz.factors import resolve_factors
-from hcviz.process import quiet
+from hcviz.io.process import quiet
 from hcviz.twin import resolve_fusing, what_works
 from hcviz.usual import usual_config
 

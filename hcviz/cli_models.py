@@ -105,8 +105,8 @@ def declone(
         trust_remote_code: Run code that comes with the model.
     """
     import hcviz
-    from hcviz.files import check_free
-    from hcviz.sources import load
+    from hcviz.io.files import check_free
+    from hcviz.io.sources import load
 
     check_free(out, overwrite=overwrite)
     model, tokenizer = load(src, trust_remote_code=trust_remote_code)
@@ -141,8 +141,8 @@ def deepen(
         trust_remote_code: Run code that comes with the model.
     """
     import hcviz
-    from hcviz.files import check_free
-    from hcviz.sources import load
+    from hcviz.io.files import check_free
+    from hcviz.io.sources import load
 
     check_free(out, overwrite=overwrite)
     model, tokenizer = load(src, trust_remote_code=trust_remote_code)
@@ -156,8 +156,8 @@ def deepen(
 
 def _save(model, tokenizer, out: Path, *, overwrite: bool, **tables) -> None:
     """Save a model with its tokenizer and tables, whole or not at all."""
-    from hcviz.files import check_space, fresh_folder, open_to_readers
-    from hcviz.process import quiet
+    from hcviz.io.files import check_space, fresh_folder, open_to_readers
+    from hcviz.io.process import quiet
 
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     check_space(out, size, "The model")
@@ -192,8 +192,8 @@ def verify(
         trust_remote_code: Run code that comes with the models.
     """
     import hcviz
-    from hcviz.files import write_text
-    from hcviz.sources import load
+    from hcviz.io.files import write_text
+    from hcviz.io.sources import load
 
     models = [load(spec, trust_remote_code=trust_remote_code)[0] for spec in (src, clone)]
     report = hcviz.verify(*(m.to(device=device, dtype=dtype_of(dtype)) for m in models))
@@ -218,7 +218,7 @@ def families(
         out: Also write the table there, as a page of Markdown.
     """
     from hcviz.census import census, to_markdown
-    from hcviz.files import write_text
+    from hcviz.io.files import write_text
 
     table = census(types or None, progress=True)
     print(table.drop(columns="grows").to_string(index=False, max_colwidth=90, justify="left"))

@@ -122,9 +122,9 @@ def demo(
     import hcviz
     from hcviz.demo import ARMS, run_arms, start_of
     from hcviz.figures import draw
-    from hcviz.files import check_free
+    from hcviz.io.files import check_free
+    from hcviz.io.sources import load
     from hcviz.recording import record as keep
-    from hcviz.sources import load
 
     if record:
         check_free(record, overwrite=overwrite)

@@ -16,10 +16,10 @@ from hcviz.cloning import decide
 from hcviz.errors import HcvizError
 from hcviz.factors import parse_factors, read_factors
 from hcviz.infer import meta_model, tensors
+from hcviz.io.sources import place_of
 from hcviz.layouts import layout
 from hcviz.metrics import axes_of, known_layout
 from hcviz.runs import Run
-from hcviz.sources import place_of
 from hcviz.targets import factors_between
 from hcviz.widths import widths
 

@@ -79,7 +79,7 @@ def run_arms(
     """
     from hcviz.cloning import clone
     from hcviz.dropout import set_dropout
-    from hcviz.sources import load
+    from hcviz.io.sources import load
     from hcviz.training import train
 
     names = list(DEMO if arms is None else arms)

@@ -11,7 +11,7 @@ import pandas as pd
 from hcviz import plots
 from hcviz.demo import findings, history
 from hcviz.errors import HcvizError
-from hcviz.files import natural, write_text
+from hcviz.io.files import natural, write_text
 from hcviz.metrics import measure
 from hcviz.runs import Run
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hcviz.files import check_free, fresh_folder
+from hcviz.io.files import check_free, fresh_folder
 
 FREEZE = "from hcviz import gallery\n\ngallery.freeze()"
 MOST_FRAMES = 64

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from hcviz.corpus import Corpus, load_corpus, split_documents
-from hcviz.documents import read_documents
 from hcviz.errors import HcvizError
-from hcviz.files import check_free, data_folder, fresh_folder, open_to_readers, write_text
-from hcviz.process import quiet
+from hcviz.io.corpus import Corpus, load_corpus, split_documents
+from hcviz.io.documents import read_documents
+from hcviz.io.files import check_free, data_folder, fresh_folder, open_to_readers, write_text
+from hcviz.io.process import quiet
+from hcviz.io.sources import CONTEXT, END_OF_TEXT, PAD, SOURCES, VOCABULARY
 from hcviz.runs import Run
-from hcviz.sources import CONTEXT, END_OF_TEXT, PAD, SOURCES, VOCABULARY
 
 PROMPT = "And it came to pass"
 
@@ -67,7 +67,7 @@ def pretrain(
     """Train a shipped source again, from random weights.
 
     Args:
-        name: A key of `hcviz.sources.SOURCES`.
+        name: A key of `hcviz.io.sources.SOURCES`.
         out: The folder to write; by default the shipped one's place. Checkpoints that the recipe
             keeps go beside it, as ``OUT-step-N``.
         steps: Fewer steps than the recipe's, for a trial; kept checkpoints scale along.

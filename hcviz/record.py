@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from hcviz import files
 from hcviz.errors import HcvizError
+from hcviz.io import files
 from hcviz.keeping import Plan
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from hcviz.errors import HcvizError
-from hcviz.files import data_folder, fresh_folder
+from hcviz.io.files import data_folder, fresh_folder
 from hcviz.runs import Run
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from hcviz.errors import HcvizError
-from hcviz.places import Place, Revision, Where, find_places
-from hcviz.sources import local_folder, place_of
-from hcviz.stored import Stored, damaged, file_stamp, stamp, weight_files
+from hcviz.io.checkpoint import Stored, damaged, file_stamp, stamp, weight_files
+from hcviz.io.places import Place, Revision, Where, find_places
+from hcviz.io.sources import local_folder, place_of
 from hcviz.tables import read_live, table
 
 LOG = "trainer_state.json"
@@ -296,7 +296,7 @@ class Run:
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
 
-        from hcviz.process import quiet
+        from hcviz.io.process import quiet
 
         stored = self.stored(step)
         if stored.kept is not None:

@@ -21,11 +21,11 @@ from transformers import AutoModelForCausalLM
 
 from hcviz.cards import card
 from hcviz.errors import HcvizError
-from hcviz.files import check_free, check_space, open_to_readers, replace_folder, write_text
 from hcviz.infer import tensors
-from hcviz.process import quiet, surroundings
-from hcviz.sources import folder_of
-from hcviz.stored import stamp, weight_files
+from hcviz.io.checkpoint import stamp, weight_files
+from hcviz.io.files import check_free, check_space, open_to_readers, replace_folder, write_text
+from hcviz.io.process import quiet, surroundings
+from hcviz.io.sources import folder_of
 from hcviz.transfer import Transfer
 from hcviz.verifying import Report, verify
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from hcviz.files import write_text
+from hcviz.io.files import write_text
 
 COLUMNS = ["run", "step", "tensor", "layer", "part", "axis", "metric", "row", "col", "value"]
 LIVE, WHOLE = "metrics.jsonl", "metrics.parquet"

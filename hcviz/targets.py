@@ -9,7 +9,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from hcviz.errors import CloneError
 from hcviz.factors import resolve_factors
-from hcviz.sources import place_of
+from hcviz.io.sources import place_of
 from hcviz.widths import EXPERT_FIELDS, FFN_FIELDS, resized, widths
 
 WIDTH_FIELDS = {

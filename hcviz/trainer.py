@@ -13,11 +13,11 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback
 
 from hcviz.errors import HcvizError
-from hcviz.files import open_to_readers
+from hcviz.io.checkpoint import weight_files
+from hcviz.io.files import open_to_readers
 from hcviz.keeping import Keeping
 from hcviz.lockstep import Pace
 from hcviz.schedule import SCHEDULES
-from hcviz.stored import weight_files
 
 OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")
 """One process, FSDP whole, FSDP in shards, DeepSpeed."""

@@ -14,17 +14,17 @@ from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from hcviz.arguments import check_fit, check_numbers, trainer_arguments
-from hcviz.corpus import Corpus, load_corpus
 from hcviz.dropout import dropout_fields, set_dropout
 from hcviz.errors import HcvizError
+from hcviz.io.corpus import Corpus, load_corpus
+from hcviz.io.process import quiet, surroundings
+from hcviz.io.sources import load, tokenizer_for
 from hcviz.keeping import Keeping, plan
 from hcviz.live import MetricsCallback
 from hcviz.lockstep import Pace, paces
-from hcviz.process import quiet, surroundings
 from hcviz.record import prepare_folder, read_info, weights_hash, write_info
 from hcviz.runs import Run
 from hcviz.schedule import BlockOrder, snapshot_steps
-from hcviz.sources import load, tokenizer_for
 from hcviz.trainer import Bar, Snapshots, SnapshotTrainer, whole_checkpoints
 
 
@@ -77,7 +77,7 @@ def train(
             id). It is left as it is.
         out: The run's folder. One that holds the same request is resumed, or returned if it is
             whole.
-        corpus: A `Corpus`, or what `hcviz.corpus.load_corpus` takes.
+        corpus: A `Corpus`, or what `hcviz.io.corpus.load_corpus` takes.
         tokenizer: By default the model's own, found through its folder or its source.
         steps: Optimizer steps.
         batch_size: Blocks in a step, over all processes.

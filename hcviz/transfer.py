@@ -16,13 +16,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-from hcviz.checkpoints import Checkpoint, Unit, units
 from hcviz.cloning import decide
 from hcviz.errors import CloneError, HcvizError
-from hcviz.files import write_text
 from hcviz.growth import check_shapes
 from hcviz.infer import meta_model, tensors
-from hcviz.shards import Ring, header_of, made_ahead, room, write_shard
+from hcviz.io.checkpoints import Checkpoint, Unit, units
+from hcviz.io.files import write_text
+from hcviz.io.shards import Ring, header_of, made_ahead, room, write_shard
 
 CARRIED = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt"),

@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from hcviz.errors import HcvizError
+from hcviz.io.process import quiet
 from hcviz.precision import TrueFloat64
-from hcviz.process import quiet
 from hcviz.twin import loop_over_experts
 
 ROUNDINGS = 64

@@ -7,8 +7,8 @@ import tiny
 import torch
 
 import hcviz
-from hcviz.corpus import load_corpus
 from hcviz.errors import HcvizError
+from hcviz.io.corpus import load_corpus
 from hcviz.keeping import Keeping, plan
 
 SHORT = {"steps": 6, "snapshots": [2, 4], "batch_size": 2, "lr": 1e-2, "progress": False}

@@ -9,8 +9,8 @@ import torch
 
 import hcviz
 from hcviz import tables
-from hcviz.corpus import load_corpus
 from hcviz.errors import HcvizError
+from hcviz.io.corpus import load_corpus
 
 SHORT = {
     "steps": 5,
@@ -58,7 +58,7 @@ def test_live_rows_are_those_of_the_snapshots(run, wide, corpus, tmp_path):
 
 
 def test_measure_takes_live_rows_and_reads_no_weights_for_them(run, monkeypatch):
-    monkeypatch.setattr("hcviz.stored.Stored.tensor", None)
+    monkeypatch.setattr("hcviz.io.checkpoint.Stored.tensor", None)
     frame = hcviz.measure(run, metrics=["ledger", "update.ledger"], steps=[1, 5], cache=False)
     assert set(frame["step"]) == {1, 5}
     live = run.metrics.query("metric in ('ledger', 'update.ledger') and step in (1, 5)")

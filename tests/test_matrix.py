@@ -13,7 +13,7 @@ from hcviz.census import model_types
 from hcviz.expansion import Expansion
 from hcviz.factors import resolve_factors
 from hcviz.faithful import faithful
-from hcviz.process import quiet
+from hcviz.io.process import quiet
 from hcviz.twin import loop_over_experts, random_twin, resolve_fusing
 from hcviz.usual import USUAL, usual_config
 

@@ -5,8 +5,8 @@ import tiny
 import torch
 
 import hcviz
-from hcviz.corpus import load_corpus
 from hcviz.errors import HcvizError
+from hcviz.io.corpus import load_corpus
 from hcviz.metrics import METRICS, metric
 from hcviz.metrics._models import source_of, text_of
 

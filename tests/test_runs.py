@@ -8,8 +8,8 @@ import pytest
 import tiny
 import torch
 
-from hcviz.corpus import load_corpus
 from hcviz.errors import HcvizError
+from hcviz.io.corpus import load_corpus
 from hcviz.runs import HISTORY, Run
 from hcviz.training import train
 

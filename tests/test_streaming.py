@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import hcviz
-from hcviz import shards, streaming
-from hcviz.shards import BLOCK, Ring, header_of, made_ahead, room, write_shard
+from hcviz import streaming
+from hcviz.io import shards
+from hcviz.io.shards import BLOCK, Ring, header_of, made_ahead, room, write_shard
 
 SMALL = "20KB"
 PT = {"format": "pt"}
@@ -323,8 +324,8 @@ def test_blocks_that_go_straight_to_the_disk_are_the_same_bytes(tmp_path, monkey
         assert data.ctypes.data % BLOCK == at % BLOCK == len(data) % BLOCK == 0
         return write(past, data, at)
 
-    monkeypatch.setattr("hcviz.shards.LARGE", BLOCK)
-    monkeypatch.setattr("hcviz.shards.os.pwrite", pwrite)
+    monkeypatch.setattr("hcviz.io.shards.LARGE", BLOCK)
+    monkeypatch.setattr("hcviz.io.shards.os.pwrite", pwrite)
     write_shard(tmp_path / "streamed", empty, iter([tensors]), direct=True)
     save_file({name: tensor.clone() for name, tensor in tensors.items()}, tmp_path / "whole", PT)
     assert filecmp.cmp(tmp_path / "streamed", tmp_path / "whole", shallow=False)
@@ -334,7 +335,7 @@ def test_blocks_that_go_straight_to_the_disk_are_the_same_bytes(tmp_path, monkey
 def test_a_clone_that_fills_the_memory_goes_straight_to_the_disk(tie, tmp_path, monkeypatch):
     """What lies in memory as in its file does not pass through the system's memory: all weights."""
     asked, put = [], shards._put
-    monkeypatch.setattr("hcviz.shards.LARGE", BLOCK)
+    monkeypatch.setattr("hcviz.io.shards.LARGE", BLOCK)
     monkeypatch.setattr("hcviz.streaming.WAITING", 0.0)
 
     def watch(file, past, at, data):
@@ -342,8 +343,8 @@ def test_a_clone_that_fills_the_memory_goes_straight_to_the_disk(tie, tmp_path, 
             asked.append((data.ctypes.data - at) % BLOCK)
         put(file, past, at, data)
 
-    monkeypatch.setattr("hcviz.shards._put", watch)
-    src = hcviz.sources.folder_of("nano:llama")
+    monkeypatch.setattr("hcviz.io.shards._put", watch)
+    src = hcviz.io.sources.folder_of("nano:llama")
     check_same_files(src, tmp_path, expansion="random", tie=tie)
     assert set(asked) == {0}
     assert len(asked) > 10

@@ -11,8 +11,8 @@ import pytest
 import tiny
 import torch
 
-from hcviz.corpus import load_corpus
 from hcviz.errors import HcvizError
+from hcviz.io.corpus import load_corpus
 from hcviz.runs import Run
 from hcviz.schedule import BlockOrder
 from hcviz.training import train
@@ -170,7 +170,7 @@ def test_two_processes_do_the_work_of_one(run, corpus, tmp_path):
     script = tmp_path / "arm.py"
     script.write_text(
         "import sys, tiny\n"
-        "from hcviz.corpus import load_corpus\n"
+        "from hcviz.io.corpus import load_corpus\n"
         "from hcviz.training import train\n"
         "corpus = load_corpus(sys.argv[1], tokenizer=tiny.tokenizer(), context=16)\n"
         f"train(tiny.model(), out=sys.argv[2], corpus=corpus, device='cpu', **{SHORT!r})\n"

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from hcviz.documents import read_documents
-from hcviz.files import data_folder
+from hcviz.io.documents import read_documents
+from hcviz.io.files import data_folder
 
 SHAPES = {
     "gpt_neox": {"intermediate_size": 32},

@@ -25,9 +25,9 @@ from pathlib import Path
 import pandas as pd
 
 import hcviz
-from hcviz.corpus import Corpus, load_corpus
+from hcviz.io.corpus import Corpus, load_corpus
 from hcviz.errors import HcvizError
-from hcviz.files import write_text
+from hcviz.io.files import write_text
 from hcviz.keeping import Keeping
 from hcviz.pretraining import heldout_loss
 from hcviz.trainer import drop_resume_files

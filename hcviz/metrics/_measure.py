@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from hcviz.axes import Dim, Segment, TensorAxes
 from hcviz.errors import CloneError, HcvizError
-from hcviz.files import natural
+from hcviz.io.files import natural
 from hcviz.metrics._models import measure_models
 from hcviz.metrics._reading import TensorReader
 from hcviz.metrics._registry import Entry, Row, layer_of

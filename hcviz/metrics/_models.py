@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
-from hcviz.corpus import pack, split_documents
 from hcviz.decloning import declone
-from hcviz.documents import read_documents
 from hcviz.errors import HcvizError
-from hcviz.files import natural
+from hcviz.io.corpus import pack, split_documents
+from hcviz.io.documents import read_documents
+from hcviz.io.files import natural
+from hcviz.io.sources import load, tokenizer_for
 from hcviz.metrics._reading import code_mark, is_ours
 from hcviz.metrics._registry import METRICS, Row, layer_of
 from hcviz.runs import Run
-from hcviz.sources import load, tokenizer_for
 from hcviz.tables import Cache, fingerprint
 
 BLOCKS, LENGTH = 4, 256

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from hcviz.errors import HcvizError
+from hcviz.io.checkpoint import file_stamp
 from hcviz.metrics._registry import METRICS, Entry
 from hcviz.runs import Run
-from hcviz.stored import file_stamp
 
 SUBJECTS = {
     "update": "difference to the snapshot before",

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 
 from hcviz import theme
 from hcviz.errors import HcvizError
-from hcviz.files import natural
+from hcviz.io.files import natural
 from hcviz.plots import _axes, _frames
 from hcviz.plots._strip import Strip
 

@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from hcviz import theme
 from hcviz.errors import HcvizError
-from hcviz.files import natural
+from hcviz.io.files import natural
 from hcviz.plots import _axes, _frames
 
 _RANKS = {

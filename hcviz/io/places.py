@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hcviz.errors import HcvizError
-from hcviz.files import natural
-from hcviz.sources import local_folder, place_of
-from hcviz.stored import weight_files
+from hcviz.io.checkpoint import weight_files
+from hcviz.io.files import natural
+from hcviz.io.sources import local_folder, place_of
 
 INSTEAD = (
     "Give a folder of checkpoints, a list of them, or the id of a repository of the hub with "

@@ -1,4 +1,4 @@
-"""hcviz.sources, hcviz.pretraining and the shipped data."""
+"""hcviz.io.sources, hcviz.pretraining and the shipped data."""
 
 import dataclasses
 import json
@@ -10,12 +10,13 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from hcviz import clone, pretraining, sources
-from hcviz.corpus import load_corpus
-from hcviz.documents import read_documents
+from hcviz import clone, pretraining
 from hcviz.errors import HcvizError
-from hcviz.files import data_folder
-from hcviz.sources import SOURCES, load, source_path, tokenizer_for
+from hcviz.io import sources
+from hcviz.io.corpus import load_corpus
+from hcviz.io.documents import read_documents
+from hcviz.io.files import data_folder
+from hcviz.io.sources import SOURCES, load, source_path, tokenizer_for
 
 KEPT = [f"{name}@{step}" for name, recipe in SOURCES.items() for step in recipe.keep]
 NAMES = [*SOURCES, *KEPT]

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hcviz.documents import Document, read_documents
 from hcviz.errors import HcvizError
+from hcviz.io.documents import Document, read_documents
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ def load_corpus(
     """Read, split, tokenise and pack a text.
 
     Args:
-        name_or_path: See `hcviz.documents.read_documents`.
+        name_or_path: See `hcviz.io.documents.read_documents`.
         tokenizer: A Hugging Face tokenizer with an end-of-text token.
         context: Tokens in a block.
         holdout: Share of the documents that is held out. The same seed holds out the same chapters
@@ -98,7 +98,7 @@ def load_corpus(
         HcvizError: If the corpus is unknown, empty, or too short for one block on either side.
 
     Example:
-        >>> from hcviz.sources import source_path
+        >>> from hcviz.io.sources import source_path
         >>> from transformers import AutoTokenizer
         >>> tokenizer = AutoTokenizer.from_pretrained(source_path("opt"))
         >>> corpus = load_corpus("asv", tokenizer=tokenizer, context=128)

@@ -23,7 +23,7 @@ from transformers.core_model_loading import (
 )
 
 from hcviz.errors import HcvizError
-from hcviz.stored import damaged, header, weight_files
+from hcviz.io.checkpoint import damaged, header, weight_files
 
 FETCH_AGAIN = "download it again"
 

@@ -1,4 +1,4 @@
-"""hcviz.corpus and hcviz.documents."""
+"""hcviz.io.corpus and hcviz.io.documents."""
 
 import importlib.metadata
 import json
@@ -9,9 +9,9 @@ import pytest
 import tiny
 import torch
 
-from hcviz.corpus import load_corpus, split_documents
-from hcviz.documents import Document, read_documents
 from hcviz.errors import HcvizError
+from hcviz.io.corpus import load_corpus, split_documents
+from hcviz.io.documents import Document, read_documents
 
 
 @pytest.fixture(scope="module")

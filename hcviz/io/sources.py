@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hcviz.errors import HcvizError
-from hcviz.files import data_folder
+from hcviz.io.files import data_folder
 
 VOCABULARY = 2048
 CONTEXT = 256
@@ -164,7 +164,7 @@ def load(spec: str | Path, *, trust_remote_code: bool = False) -> tuple[Any, Any
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from hcviz.process import quiet
+    from hcviz.io.process import quiet
 
     place = str(place_of(spec))
     options = {"trust_remote_code": trust_remote_code}

@@ -9,8 +9,8 @@ from huggingface_hub import ModelCard
 import hcviz
 from hcviz import cli
 from hcviz.errors import HcvizError
+from hcviz.io.sources import load, place_of, source_path
 from hcviz.metrics._models import source_of
-from hcviz.sources import load, place_of, source_path
 
 
 @pytest.fixture

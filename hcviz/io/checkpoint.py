@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hcviz.errors import HcvizError
-from hcviz.files import natural
+from hcviz.io.files import natural
 
 KEPT = "hcviz_keep"
 """In a file's metadata: the expression whose tensors alone a thinned snapshot holds."""

@@ -1,4 +1,4 @@
-"""hcviz.stored and hcviz.places: checkpoints that any program wrote, read tensor by tensor."""
+"""hcviz.io.checkpoint, places: checkpoints that any program wrote, read tensor by tensor."""
 
 import json
 import shutil
@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import hcviz
 from hcviz.errors import HcvizError
-from hcviz.places import Revision, find_places
+from hcviz.io.checkpoint import KEPT, Stored
+from hcviz.io.places import Revision, find_places
 from hcviz.recording import record
-from hcviz.stored import KEPT, Stored
 from hcviz.tables import WHOLE, table
 from hcviz.views import figure
 

@@ -30,7 +30,7 @@ def data_folder() -> Path:
     Raises:
         HcvizError: If none of the three exists.
     """
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     places = [Path(os.environ["HCVIZ_DATA"])] if "HCVIZ_DATA" in os.environ else []
     places += [here / "data", here.parent / "data"]
     for place in places:

@@ -3,7 +3,7 @@
 import pytest
 
 import hcviz
-from hcviz.files import check_free, check_space, data_folder, fresh_folder, write_text
+from hcviz.io.files import check_free, check_space, data_folder, fresh_folder, write_text
 
 
 def fill(folder, text="new"):
