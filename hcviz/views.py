@@ -11,9 +11,9 @@ import pandas as pd
 
 from hcviz import plots
 from hcviz.errors import HcvizError
-from hcviz.losses import speedup
 from hcviz.metrics import measure
 from hcviz.runs import Run
+from hcviz.statistics.losses import speedup
 
 FRAMES: dict[str, list[str]] = {
     "cosine": ["cosine"],

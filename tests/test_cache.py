@@ -20,11 +20,11 @@ from hcviz.factors import read_factors
 from hcviz.infer import infer
 from hcviz.io.checkpoint import Stored
 from hcviz.layouts import layout
-from hcviz.marchenko import density
 from hcviz.metrics import METRICS, metric
 from hcviz.metrics._reading import code_files
 from hcviz.runs import Run
 from hcviz.segments import segments
+from hcviz.statistics.marchenko import density
 
 NAME = "model.layers.0.mlp.up_proj.weight"
 

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from hcviz import marchenko, plots
+from hcviz import plots
 from hcviz.errors import HcvizError
+from hcviz.statistics import marchenko
 
 
 def line(ax, label):

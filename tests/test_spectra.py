@@ -7,8 +7,8 @@ import scipy.stats
 import torch
 
 import hcviz.metrics._spectra as spectra
-from hcviz import marchenko
 from hcviz.metrics import METRICS
+from hcviz.statistics import marchenko
 
 RANKS = ["effective_rank", "stable_rank", "participation", "rank"]
 

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from scipy import stats
 
-from hcviz import marchenko
 from hcviz.axes import TensorAxes
 from hcviz.metrics._registry import Row, metric
 from hcviz.metrics._spectra import singular_values, tolerance
+from hcviz.statistics import marchenko
 
 FEWEST, CUTS = 50, 100
 """Least values in the tail of a power law, and at most how many tails are tried."""

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from hcviz import theme
-from hcviz.escaping import escape as fit
 from hcviz.plots import _axes, _frames
 from hcviz.plots._symmetry import AXES
+from hcviz.statistics.escape import escape as fit
 
 
 @theme.themed

@@ -7,9 +7,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from hcviz import marchenko, theme
+from hcviz import theme
 from hcviz.plots import _axes, _frames
 from hcviz.plots._strip import Strip
+from hcviz.statistics import marchenko
 
 _DOTTED = (0, (1, 1.6))
 

@@ -1,0 +1,1 @@
+"""Numbers from tidy tables, without torch."""
