@@ -14,8 +14,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hcviz import theme
 from hcviz.metrics import METRICS
+from hcviz.plots import theme
 from hcviz.runs import Run
 
 CORNER, DPI = 24, 100

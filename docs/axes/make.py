@@ -18,8 +18,8 @@ from tiles import MULTIPLES, box, matrix, origins, say, sheet, written
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import hcviz
-from hcviz import theme
 from hcviz.factors import resolve_factors
+from hcviz.plots import theme
 from hcviz.targets import factors_to
 
 mpl.use("agg")

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.patches import Arc, Rectangle
 
-from hcviz import theme
+from hcviz.plots import theme
 
 CELL = 0.27  # inches
 SHADES = LinearSegmentedColormap.from_list("units", ["#e8f4ef", "#8fcbb5", "#2d8a6b", "#0b3b2c"])

@@ -9,9 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from hcviz import theme
 from hcviz.errors import HcvizError
-from hcviz.plots import _axes, _frames
+from hcviz.plots import _axes, _frames, theme
 from hcviz.plots._strip import Strip
 from hcviz.plots._symmetry import AXES
 

@@ -15,9 +15,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation, Transform
 
-from hcviz import theme
 from hcviz.errors import HcvizError
-from hcviz.theme import Arm
+from hcviz.plots import theme
+from hcviz.plots.theme import Arm
 
 
 def panels(

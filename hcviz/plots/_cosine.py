@@ -8,10 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from hcviz import theme
 from hcviz.errors import HcvizError
 from hcviz.io.files import natural
-from hcviz.plots import _axes, _frames
+from hcviz.plots import _axes, _frames, theme
 from hcviz.plots._strip import Strip
 
 _BAND = "#c9c9cf"

@@ -8,8 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from hcviz import theme
-from hcviz.plots import _axes, _frames
+from hcviz.plots import _axes, _frames, theme
 from hcviz.plots._symmetry import AXES
 from hcviz.statistics.escape import escape as fit
 

@@ -7,10 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from hcviz import theme
 from hcviz.errors import HcvizError
 from hcviz.io.files import natural
-from hcviz.plots import _axes, _frames
+from hcviz.plots import _axes, _frames, theme
 
 _RANKS = {
     "effective_rank": ("effective rank", "dimensions (entropy)"),

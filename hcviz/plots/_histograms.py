@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from hcviz import theme
-from hcviz.plots import _axes, _frames
+from hcviz.plots import _axes, _frames, theme
 
 _TALL = 0.88  # of the highest ridge, where ridges are 1 apart
 

@@ -5,9 +5,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from hcviz import theme
 from hcviz.errors import HcvizError
-from hcviz.plots import _axes, _frames
+from hcviz.plots import _axes, _frames, theme
 
 _X_LABELS = {
     "tokens": "training tokens",

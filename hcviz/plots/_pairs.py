@@ -8,9 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
-from hcviz import theme
 from hcviz.errors import HcvizError
-from hcviz.plots import _axes, _frames
+from hcviz.plots import _axes, _frames, theme
 
 ARROW, MINUS = "\N{RIGHTWARDS ARROW}", "\N{MINUS SIGN}"
 

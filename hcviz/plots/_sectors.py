@@ -7,8 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from hcviz import theme
-from hcviz.plots import _axes, _frames
+from hcviz.plots import _axes, _frames, theme
 from hcviz.plots._strip import Strip
 from hcviz.plots._symmetry import AXES, shares
 

@@ -5,9 +5,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from hcviz import theme
 from hcviz.errors import HcvizError
-from hcviz.plots import _axes, _frames
+from hcviz.plots import _axes, _frames, theme
 
 
 @theme.themed

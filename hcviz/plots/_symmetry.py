@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from hcviz import theme
 from hcviz.errors import HcvizError
 from hcviz.io.files import natural
-from hcviz.plots import _axes, _frames
+from hcviz.plots import _axes, _frames, theme
 from hcviz.plots._strip import Strip
 
 AXES = {"R": "R: residual stream", "H": "H: attention heads", "N": "N: FFN neurons"}

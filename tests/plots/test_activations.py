@@ -7,8 +7,9 @@ import pytest
 from matplotlib.colors import same_color
 from matplotlib.text import Annotation
 
-from hcviz import plots, theme
+from hcviz import plots
 from hcviz.errors import HcvizError
+from hcviz.plots import theme
 
 STEPS, LAYERS = (0, 10, 40), (0, 1)
 

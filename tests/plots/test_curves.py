@@ -13,9 +13,9 @@ import pytest
 from matplotlib.colors import same_color
 from matplotlib.text import Text
 
-from hcviz import plots, theme
+from hcviz import plots
 from hcviz.errors import HcvizError
-from hcviz.plots import _axes, _frames
+from hcviz.plots import _axes, _frames, theme
 
 
 def line(ax, label):

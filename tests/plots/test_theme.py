@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from hcviz import theme
 from hcviz.errors import HcvizError
+from hcviz.plots import theme
 
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB.
 EYES = {
