@@ -19,9 +19,9 @@ from tables import facts, show
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import hcviz
-from hcviz.axes import wide_shape
+from hcviz.architecture.axes import wide_shape
+from hcviz.architecture.factors import resolve_factors
 from hcviz.cloning import decide
-from hcviz.factors import resolve_factors
 from hcviz.layouts import layout
 
 NEOX = {"model_type": "gpt_neox", "vocab_size": 50304, "rotary_pct": 0.25}

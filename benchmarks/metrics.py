@@ -26,7 +26,7 @@ import torch
 from clone import SHAPES, source
 
 import hcviz
-from hcviz.blocks import pieces
+from hcviz.architecture.blocks import pieces
 from hcviz.layouts import layout
 from hcviz.metrics import METRICS
 from hcviz.runs import Run

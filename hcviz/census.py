@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 import pandas as pd
 from tqdm.auto import tqdm
 
+from hcviz.architecture.factors import resolve_factors
 from hcviz.errors import CloneError, HcvizError
 from hcviz.expansion import Expansion
-from hcviz.factors import resolve_factors
 from hcviz.io.process import quiet
 from hcviz.twin import resolve_fusing, what_works
 from hcviz.usual import usual_config

@@ -66,7 +66,7 @@ def clone(
         trust_remote_code: Run code that comes with the model.
     """
     import hcviz
-    from hcviz.factors import factor_of
+    from hcviz.architecture.factors import factor_of
 
     named = to_config is not None and "=" in to_config and not Path(to_config).exists()
     target = setting(to_config, int) if named else to_config

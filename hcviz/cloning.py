@@ -6,16 +6,16 @@ from numbers import Real
 
 from transformers import PreTrainedModel
 
-from hcviz.axes import Factors, TensorAxes
+from hcviz.architecture.axes import Factors, TensorAxes
+from hcviz.architecture.factors import resolve_factors
+from hcviz.architecture.infer import infer
+from hcviz.architecture.targets import factors_to
+from hcviz.architecture.tiny import heads_follow_hidden
+from hcviz.architecture.widths import widths
 from hcviz.errors import CloneError
 from hcviz.expansion import Expansion
-from hcviz.factors import resolve_factors
 from hcviz.growth import Plan, grow, plan
-from hcviz.infer import infer
-from hcviz.shrinking import heads_follow_hidden
-from hcviz.targets import factors_to
 from hcviz.twin import resolve_fusing
-from hcviz.widths import widths
 
 
 def clone(

@@ -10,18 +10,18 @@ import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from hcviz.axes import SYMMETRY, TensorAxes
-from hcviz.blocks import pieces
+from hcviz.architecture.axes import SYMMETRY, TensorAxes
+from hcviz.architecture.blocks import pieces
+from hcviz.architecture.factors import parse_factors, read_factors
+from hcviz.architecture.infer import meta_model, tensors
+from hcviz.architecture.targets import factors_between
+from hcviz.architecture.widths import widths
 from hcviz.cloning import decide
 from hcviz.errors import HcvizError
-from hcviz.factors import parse_factors, read_factors
-from hcviz.infer import meta_model, tensors
 from hcviz.io.sources import place_of
 from hcviz.layouts import layout
 from hcviz.metrics import axes_of, known_layout
 from hcviz.runs import Run
-from hcviz.targets import factors_between
-from hcviz.widths import widths
 
 COLUMNS = ["tensor", "layer", "part", "moved", "symmetric", "R", "H", "N"]
 

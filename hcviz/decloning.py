@@ -7,15 +7,15 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from hcviz.axes import Factors, TensorAxes, wide_shape
-from hcviz.blocks import pieces
-from hcviz.factors import parse_factors
+from hcviz.architecture.axes import Factors, TensorAxes, wide_shape
+from hcviz.architecture.blocks import pieces
+from hcviz.architecture.factors import parse_factors
+from hcviz.architecture.infer import tensors
+from hcviz.architecture.segments import Fusing
+from hcviz.architecture.widths import resized
 from hcviz.folding import fold, ties
 from hcviz.growth import assign, empty, finish, recipe_of
-from hcviz.infer import tensors
 from hcviz.layouts import layout
-from hcviz.segments import Fusing
-from hcviz.widths import resized
 
 
 @torch.no_grad()

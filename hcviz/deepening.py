@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hcviz.axes import TensorAxes
+from hcviz.architecture.axes import TensorAxes
+from hcviz.architecture.faithful import faithful
+from hcviz.architecture.infer import tensors
 from hcviz.errors import CloneError
-from hcviz.faithful import faithful
 from hcviz.folding import ties
 from hcviz.growth import assign, empty, finish
-from hcviz.infer import tensors
 from hcviz.layouts import layout
 from hcviz.precision import TrueFloat64
 from hcviz.twin import TOLERANCE, random_twin, relative_error

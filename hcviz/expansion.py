@@ -9,8 +9,8 @@ from numbers import Integral, Real
 
 import torch
 
-from hcviz.axes import Factors, TensorAxes, wide_shape
-from hcviz.blocks import Blocks, padding, pieces
+from hcviz.architecture.axes import Factors, TensorAxes, wide_shape
+from hcviz.architecture.blocks import Blocks, padding, pieces
 from hcviz.errors import CloneError
 
 EXPANSIONS = ("symmetric", "diagonal", "noisy-symmetric", "noisy-diagonal", "random")

@@ -14,10 +14,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hcviz.axes import Factors, TensorAxes
-from hcviz.families import family_of
-from hcviz.infer import tensors
-from hcviz.segments import Fusing
+from hcviz.architecture.axes import Factors, TensorAxes
+from hcviz.architecture.families import family_of
+from hcviz.architecture.infer import tensors
+from hcviz.architecture.segments import Fusing
 
 EPS = re.compile(r"norm\w*_eps(ilon)?$")
 NORM = re.compile(r"norm|\bln|_ln", re.IGNORECASE)

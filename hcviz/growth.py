@@ -9,14 +9,14 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hcviz.axes import Dim, Factors, TensorAxes, wide_shape
+from hcviz.architecture.axes import Dim, Factors, TensorAxes, wide_shape
+from hcviz.architecture.infer import tensors
+from hcviz.architecture.segments import Fusing
+from hcviz.architecture.widths import check_multiple, resized
 from hcviz.errors import CloneError
 from hcviz.expansion import PARTS, Expansion, finds, widen
 from hcviz.folding import Folding, embedding_name, eps_fields, fold, ties
-from hcviz.infer import tensors
 from hcviz.rotary import rotary_fields
-from hcviz.segments import Fusing
-from hcviz.widths import check_multiple, resized
 
 
 def recipe(factors: Factors, form: Expansion, fusing: Fusing, config, changed: dict) -> dict:

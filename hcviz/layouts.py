@@ -5,15 +5,15 @@ from fractions import Fraction
 import pandas as pd
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from hcviz.axes import Factors, source_units
+from hcviz.architecture.axes import Factors, source_units
+from hcviz.architecture.factors import parse_factors, resolve_factors
+from hcviz.architecture.families import family_of
+from hcviz.architecture.infer import infer
+from hcviz.architecture.segments import Fusing
+from hcviz.architecture.widths import resized
 from hcviz.errors import CloneError
 from hcviz.expansion import Expansion
-from hcviz.factors import parse_factors, resolve_factors
-from hcviz.families import family_of
-from hcviz.infer import infer
-from hcviz.segments import Fusing
 from hcviz.twin import resolve_fusing
-from hcviz.widths import resized
 
 
 class Layout(dict):
@@ -37,7 +37,7 @@ def layout(model: PreTrainedModel | PreTrainedConfig, *, factors: Factors | None
             with, as in ``config.hcviz["factors"]``. None gives it in the model's own units.
 
     Returns:
-        ``{tensor name: (Dim, ...)}``, a :class:`~hcviz.axes.Dim` per dimension.
+        ``{tensor name: (Dim, ...)}``, a :class:`~hcviz.architecture.axes.Dim` per dimension.
 
     Raises:
         CloneError: If the architecture is not understood, naming the first tensor that is not.

@@ -11,8 +11,8 @@ import torch
 from transformers import TrainerCallback
 
 from hcviz import tables
+from hcviz.architecture.factors import read_factors
 from hcviz.errors import HcvizError
-from hcviz.factors import read_factors
 from hcviz.layouts import layout
 from hcviz.metrics import axes_of, fitting, known_layout, metric_rows, resolve
 from hcviz.runs import Run

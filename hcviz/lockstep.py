@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedModel
 
-from hcviz.axes import Factors, TensorAxes, wide_shape
+from hcviz.architecture.axes import Factors, TensorAxes, wide_shape
+from hcviz.architecture.factors import parse_factors
+from hcviz.architecture.families import family_of
 from hcviz.errors import HcvizError
 from hcviz.expansion import Expansion, widen
-from hcviz.factors import parse_factors
-from hcviz.families import family_of
 from hcviz.folding import final_norm, ties
 from hcviz.growth import recipe_of
 from hcviz.layouts import layout

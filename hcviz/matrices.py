@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from hcviz.axes import Dim, Segment, TensorAxes
+from hcviz.architecture.axes import Dim, Segment, TensorAxes
 from hcviz.errors import HcvizError
 from hcviz.expansion import Expansion, widen
 from hcviz.metrics import metric_rows, resolve

@@ -7,9 +7,9 @@ others. The rope type ``longrope`` divides them by a list, so the list can say a
 import torch
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from hcviz.axes import Factors
+from hcviz.architecture.axes import Factors
+from hcviz.architecture.widths import widths
 from hcviz.errors import CloneError
-from hcviz.widths import widths
 
 FIXED = ("default", "linear", "llama3", "yarn")
 """Rope types whose frequencies do not depend on the length of the text."""

@@ -207,7 +207,7 @@ class Run:
         Raises:
             HcvizError: If the run does not say how its model was cloned.
         """
-        from hcviz.blocks import grid
+        from hcviz.architecture.blocks import grid
 
         return grid(self.tensor(name, step), self.layout[name], self.factors)
 
@@ -219,7 +219,7 @@ class Run:
     @property
     def factors(self) -> dict[str, Any]:
         """How many times each axis was repeated by the clone this run started from."""
-        from hcviz.factors import parse_factors
+        from hcviz.architecture.factors import parse_factors
 
         factors = (self._recipe or {}).get("factors")
         if not factors:
@@ -240,8 +240,8 @@ class Run:
         return self._once("asked", self._ask)
 
     def _ask(self) -> dict[str, Any] | None:
-        from hcviz.factors import read_factors
-        from hcviz.targets import factors_between
+        from hcviz.architecture.factors import read_factors
+        from hcviz.architecture.targets import factors_between
 
         asked = self._info or {}
         if asked.get("asked"):

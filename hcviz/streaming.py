@@ -19,9 +19,9 @@ import torch
 from huggingface_hub import get_torch_storage_size, split_state_dict_into_shards_factory
 from transformers import AutoModelForCausalLM
 
+from hcviz.architecture.infer import tensors
 from hcviz.cards import card
 from hcviz.errors import HcvizError
-from hcviz.infer import tensors
 from hcviz.io.checkpoint import stamp, weight_files
 from hcviz.io.files import check_free, check_space, open_to_readers, replace_folder, write_text
 from hcviz.io.process import quiet, surroundings

@@ -11,18 +11,18 @@ from fractions import Fraction
 import torch
 from torch import nn
 
-from hcviz.axes import Factors, TensorAxes
+from hcviz.architecture.axes import Factors, TensorAxes
+from hcviz.architecture.factors import resolve_factors
+from hcviz.architecture.faithful import faithful
+from hcviz.architecture.families import family_of
+from hcviz.architecture.infer import infer, meta_model
+from hcviz.architecture.segments import Fusing
+from hcviz.architecture.widths import axis_of, widths
 from hcviz.errors import CloneError
 from hcviz.expansion import Expansion
-from hcviz.factors import resolve_factors
-from hcviz.faithful import faithful
-from hcviz.families import family_of
 from hcviz.growth import grow, plan
-from hcviz.infer import infer, meta_model
 from hcviz.precision import TrueFloat64
 from hcviz.rotary import turns
-from hcviz.segments import Fusing
-from hcviz.widths import axis_of, widths
 
 TOLERANCE = 1e-9
 """Largest relative logit error of a twin in true float64. Exact layouts stay below 1e-12, and wrong
@@ -47,7 +47,7 @@ def random_twin(config, model_class, seed: int = 0) -> nn.Module:
     """Build a float64 model, every weight, gain and bias random.
 
     Args:
-        config: Its configuration, a tiny one (:func:`~hcviz.faithful.faithful`).
+        config: Its configuration, a tiny one (:func:`~hcviz.architecture.faithful.faithful`).
         model_class: Its class.
         seed: Seed of the weights.
 

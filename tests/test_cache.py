@@ -13,17 +13,17 @@ import torch
 
 import hcviz
 from hcviz import tables
-from hcviz.axes import Dim
+from hcviz.architecture.axes import Dim
+from hcviz.architecture.factors import read_factors
+from hcviz.architecture.infer import infer
+from hcviz.architecture.segments import segments
 from hcviz.decloning import declone
 from hcviz.expansion import widen
-from hcviz.factors import read_factors
-from hcviz.infer import infer
 from hcviz.io.checkpoint import Stored
 from hcviz.layouts import layout
 from hcviz.metrics import METRICS, metric
 from hcviz.metrics._reading import code_files
 from hcviz.runs import Run
-from hcviz.segments import segments
 from hcviz.statistics.marchenko import density
 
 NAME = "model.layers.0.mlp.up_proj.weight"

@@ -15,10 +15,10 @@ from transformers import (
 from transformers import T5ForConditionalGeneration as T5
 
 import hcviz
+from hcviz.architecture.factors import resolve_factors
+from hcviz.architecture.widths import widths
 from hcviz.cloning import _reads_copies
 from hcviz.errors import CloneError
-from hcviz.factors import resolve_factors
-from hcviz.widths import widths
 
 
 @pytest.mark.parametrize(

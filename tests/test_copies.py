@@ -9,8 +9,8 @@ import tiny
 import torch
 
 import hcviz
-from hcviz.axes import Dim, Segment, wide_shape
-from hcviz.blocks import pieces
+from hcviz.architecture.axes import Dim, Segment, wide_shape
+from hcviz.architecture.blocks import pieces
 from hcviz.decloning import declone
 from hcviz.metrics import METRICS, baseline
 from hcviz.metrics._sectors import sectors

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hcviz
-from hcviz.axes import Dim, Segment
-from hcviz.blocks import grid
+from hcviz.architecture.axes import Dim, Segment
+from hcviz.architecture.blocks import grid
 from hcviz.expansion import EXPANSIONS, Expansion, shares, widen
 
 NOISY = ("noisy-symmetric", "noisy-diagonal")

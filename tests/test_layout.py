@@ -6,8 +6,8 @@ import torch
 from transformers import AutoModelForCausalLM, T5Config
 
 import hcviz
-from hcviz.axes import SYMMETRY, wide_shape
-from hcviz.blocks import grid
+from hcviz.architecture.axes import SYMMETRY, wide_shape
+from hcviz.architecture.blocks import grid
 
 EXPECTED = {
     "gpt_neox": {

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import hcviz
+from hcviz.architecture.factors import resolve_factors
+from hcviz.architecture.faithful import faithful
 from hcviz.census import model_types
 from hcviz.expansion import Expansion
-from hcviz.factors import resolve_factors
-from hcviz.faithful import faithful
 from hcviz.io.process import quiet
 from hcviz.twin import loop_over_experts, random_twin, resolve_fusing
 from hcviz.usual import USUAL, usual_config

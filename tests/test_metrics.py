@@ -13,7 +13,7 @@ import torch
 import transformers
 
 import hcviz
-from hcviz.axes import Dim, Segment
+from hcviz.architecture.axes import Dim, Segment
 from hcviz.errors import HcvizError
 from hcviz.metrics import COLUMNS, METRICS
 

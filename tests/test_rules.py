@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hcviz
-from hcviz.axes import Dim, Segment
-from hcviz.blocks import pieces
+from hcviz.architecture.axes import Dim, Segment
+from hcviz.architecture.blocks import pieces
 from hcviz.expansion import EXPANSIONS, Expansion, widen
 
 TABLE = [[0.7, 0.3], [0.25, 0.75]]

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import hcviz
-from hcviz import expansion, families, growth, infer, twin
-from hcviz.infer import Fusing
-from hcviz.shrinking import shrunk
+from hcviz import expansion, growth, twin
+from hcviz.architecture import families, infer
+from hcviz.architecture.infer import Fusing
+from hcviz.architecture.tiny import shrunk
 
 
 @pytest.fixture(autouse=True)

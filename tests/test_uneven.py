@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import hcviz
-from hcviz.factors import resolve_factors
+from hcviz.architecture.factors import resolve_factors
 from hcviz.twin import twin_factors
 
 HALF = Fraction(3, 2)

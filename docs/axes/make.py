@@ -18,9 +18,9 @@ from tiles import MULTIPLES, box, matrix, origins, say, sheet, written
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import hcviz
-from hcviz.factors import resolve_factors
+from hcviz.architecture.factors import resolve_factors
+from hcviz.architecture.targets import factors_to
 from hcviz.plots import theme
-from hcviz.targets import factors_to
 
 mpl.use("agg")
 HERE = Path(__file__).parent

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 from torch import nn
 
-from hcviz.axes import HEADS, NEURONS, RESIDUAL, SYMMETRY, Dim, Segment, TensorAxes
-from hcviz.blocks import pieces
+from hcviz.architecture.axes import HEADS, NEURONS, RESIDUAL, SYMMETRY, Dim, Segment, TensorAxes
+from hcviz.architecture.blocks import pieces
 from hcviz.metrics._registry import Row, metric
 
 DEAD = 0.01

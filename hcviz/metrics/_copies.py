@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-from hcviz.axes import SYMMETRY, TensorAxes
-from hcviz.blocks import Blocks, pieces
+from hcviz.architecture.axes import SYMMETRY, TensorAxes
+from hcviz.architecture.blocks import Blocks, pieces
 from hcviz.metrics._registry import Row, exact_pieces, is_table, metric
 
 CHUNK = 2**18

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from hcviz.axes import TensorAxes
+from hcviz.architecture.axes import TensorAxes
 from hcviz.metrics._registry import Row, metric
 
 BINS, REACH = 64, 4.0

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.special import entr
 
-from hcviz.axes import HEADS, SYMMETRY, Dim, Segment
-from hcviz.blocks import pieces
+from hcviz.architecture.axes import HEADS, SYMMETRY, Dim, Segment
+from hcviz.architecture.blocks import pieces
 from hcviz.errors import HcvizError
 from hcviz.metrics._activations import Layout, inner_dims
 from hcviz.metrics._registry import Row, metric

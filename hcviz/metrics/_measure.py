@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from hcviz.axes import Dim, Segment, TensorAxes
+from hcviz.architecture.axes import Dim, Segment, TensorAxes
 from hcviz.errors import CloneError, HcvizError
 from hcviz.io.files import natural
 from hcviz.metrics._models import measure_models

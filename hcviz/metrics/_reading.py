@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import hcviz
-from hcviz.axes import TensorAxes
+from hcviz.architecture.axes import TensorAxes
 from hcviz.metrics._registry import EXTRAS, Entry
 from hcviz.metrics._subjects import moments_mark, stored_subject
 from hcviz.runs import Run

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from hcviz.axes import TensorAxes
-from hcviz.blocks import Blocks, pieces
+from hcviz.architecture.axes import TensorAxes
+from hcviz.architecture.blocks import Blocks, pieces
 from hcviz.tables import COLUMNS, Row
 
 __all__ = ["COLUMNS", "METRICS", "Entry", "Row", "metric"]

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from hcviz.axes import SYMMETRY, TensorAxes
-from hcviz.blocks import Blocks
+from hcviz.architecture.axes import SYMMETRY, TensorAxes
+from hcviz.architecture.blocks import Blocks
 from hcviz.metrics._registry import Row, exact_pieces, metric
 
 

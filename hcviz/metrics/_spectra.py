@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
-from hcviz.axes import TensorAxes
+from hcviz.architecture.axes import TensorAxes
 from hcviz.metrics._registry import Row, metric
 
 TOP, LARGE = 64, 1024

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from hcviz.axes import RESIDUAL
-from hcviz.infer import tensors
+from hcviz.architecture.axes import RESIDUAL
+from hcviz.architecture.infer import tensors
 from hcviz.metrics._activations import Layout, layer_paths, observed
 from hcviz.metrics._registry import Row, metric
 from hcviz.verifying import kl

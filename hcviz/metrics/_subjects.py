@@ -78,7 +78,7 @@ def _moments(folder: Path, mark: tuple) -> dict[str, dict[str, torch.Tensor]]:
     """Read a checkpoint's ``optimizer.pt``, as the Trainer orders it: decayed weights first."""
     from transformers import AutoConfig, AutoModelForCausalLM, Trainer
 
-    from hcviz.infer import meta_model
+    from hcviz.architecture.infer import meta_model
 
     if not (folder / "optimizer.pt").is_file():
         return {}

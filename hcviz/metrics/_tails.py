@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from hcviz.axes import TensorAxes
+from hcviz.architecture.axes import TensorAxes
 from hcviz.metrics._registry import Row, metric
 from hcviz.metrics._spectra import singular_values, tolerance
 from hcviz.statistics import marchenko

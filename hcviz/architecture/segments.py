@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hcviz.axes import Segment
+from hcviz.architecture.axes import Segment
+from hcviz.architecture.widths import Widths, axis_of
 from hcviz.errors import CloneError
-from hcviz.widths import Widths, axis_of
 
 FUSED_NAMES = {3: "qkv", 2: "gate/up"}
 

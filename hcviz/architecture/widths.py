@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
+from hcviz.architecture.families import family_of
 from hcviz.errors import CloneError
-from hcviz.families import family_of
 
 FFN_FIELDS = (
     "intermediate_size",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hcviz.axes import (
+from hcviz.architecture.axes import (
     PADDED,
     Dim,
     Factors,

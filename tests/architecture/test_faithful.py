@@ -10,8 +10,9 @@ from transformers import (
 )
 
 import hcviz
-from hcviz import faithful, twin
-from hcviz.shrinking import shrunk
+from hcviz import twin
+from hcviz.architecture import faithful
+from hcviz.architecture.tiny import shrunk
 
 
 def losing(monkeypatch, **fields):

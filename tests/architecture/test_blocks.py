@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hcviz.axes import Dim, Segment, source_units, wide_shape
-from hcviz.blocks import grid, pieces
+from hcviz.architecture.axes import Dim, Segment, source_units, wide_shape
+from hcviz.architecture.blocks import grid, pieces
 
 FACTORS = {"hidden": 2, "ffn": 2, "kv_heads": 2, "group": 3}
 

@@ -4,9 +4,9 @@ import models
 import pytest
 
 import hcviz
-from hcviz.factors import resolve_factors
-from hcviz.targets import factors_between, factors_to
-from hcviz.widths import resized
+from hcviz.architecture.factors import resolve_factors
+from hcviz.architecture.targets import factors_between, factors_to
+from hcviz.architecture.widths import resized
 
 
 def test_a_configuration_is_reached(tmp_path):

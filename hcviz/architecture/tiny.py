@@ -2,9 +2,9 @@
 
 import copy
 
-from hcviz.families import family_of
-from hcviz.infer import meta_model, probe_axes, tensors
-from hcviz.widths import KV_FIELDS, read, settable, widths, write
+from hcviz.architecture.families import family_of
+from hcviz.architecture.infer import meta_model, probe_axes, tensors
+from hcviz.architecture.widths import KV_FIELDS, read, settable, widths, write
 
 EXPERTS = ("n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts")
 CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k")

@@ -7,10 +7,10 @@ from torch import nn
 from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
-from hcviz.axes import Dim, TensorAxes
+from hcviz.architecture.axes import Dim, TensorAxes
+from hcviz.architecture.segments import Fusing, segments
+from hcviz.architecture.widths import resized, widths
 from hcviz.errors import CloneError
-from hcviz.segments import Fusing, segments
-from hcviz.widths import resized, widths
 
 ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 ROUTER = re.compile(r"router|gate\b|topk", re.IGNORECASE)

@@ -5,8 +5,8 @@ from fractions import Fraction
 from numbers import Real
 from typing import Any
 
+from hcviz.architecture.widths import EXPERT_FIELDS, widths
 from hcviz.errors import CloneError
-from hcviz.widths import EXPERT_FIELDS, widths
 
 
 def factor_of(name: str, value: Real | str | None, default=None) -> int | Fraction:

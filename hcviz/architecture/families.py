@@ -1,7 +1,8 @@
 """What a model family does that its shapes do not tell: exceptions only, as data.
 
-Everything else about an architecture is read off it (see ``hcviz.infer``). A family that is not
-listed has no exceptions; the tiny twin of every clone (``hcviz.twin``) finds out if that is wrong.
+Everything else about an architecture is read off it (see ``hcviz.architecture.infer``). A family
+that is not listed has no exceptions; the tiny twin of every clone (``hcviz.twin``) finds out if
+that is wrong.
 """
 
 from dataclasses import dataclass

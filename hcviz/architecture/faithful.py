@@ -4,9 +4,9 @@ import re
 
 from torch import nn
 
+from hcviz.architecture.infer import meta_model
+from hcviz.architecture.tiny import shrunk
 from hcviz.errors import CloneError
-from hcviz.infer import meta_model
-from hcviz.shrinking import shrunk
 
 NUMBER = re.compile(r"\b\d+\b")
 

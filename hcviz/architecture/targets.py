@@ -7,10 +7,10 @@ from os import PathLike
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from hcviz.architecture.factors import resolve_factors
+from hcviz.architecture.widths import EXPERT_FIELDS, FFN_FIELDS, resized, widths
 from hcviz.errors import CloneError
-from hcviz.factors import resolve_factors
 from hcviz.io.sources import place_of
-from hcviz.widths import EXPERT_FIELDS, FFN_FIELDS, resized, widths
 
 WIDTH_FIELDS = {
     "hidden_size": "hidden",
@@ -36,7 +36,7 @@ def factors_to(config: PreTrainedConfig, target) -> dict[str, Fraction]:
             ``{"hidden_size": 640}``; what is not named then follows as in :func:`hcviz.clone`.
 
     Returns:
-        Keyword arguments of :func:`hcviz.factors.resolve_factors`.
+        Keyword arguments of :func:`hcviz.architecture.factors.resolve_factors`.
 
     Raises:
         CloneError: Naming every field that cannot be reached, with both values.

@@ -1,0 +1,1 @@
+"""Which axes every tensor has, and how wide each is."""
