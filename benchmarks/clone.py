@@ -22,7 +22,7 @@ import hcviz
 from hcviz.architecture.axes import wide_shape
 from hcviz.architecture.factors import resolve_factors
 from hcviz.cloning import decide
-from hcviz.layouts import layout
+from hcviz.widening.layout import layout
 
 NEOX = {"model_type": "gpt_neox", "vocab_size": 50304, "rotary_pct": 0.25}
 SHAPES = {

@@ -27,9 +27,9 @@ from clone import SHAPES, source
 
 import hcviz
 from hcviz.architecture.blocks import pieces
-from hcviz.layouts import layout
 from hcviz.metrics import METRICS
 from hcviz.runs import Run
+from hcviz.widening.layout import layout
 
 FACTORS = {"hidden": 2, "ffn": 2, "kv_heads": 2}
 APART = {"noisy": 0.3, "trained": 0.01, "locked": 0.0}

@@ -15,7 +15,7 @@ _ROOM = {
     "Report": "verifying",
     "declone": "decloning",
     "deepen": "deepening",
-    "layout": "layouts",
+    "layout": "widening.layout",
     "lockstep_groups": "lockstep",
     "grow_optimizer": "lockstep",
     "load": "io.sources",

@@ -7,7 +7,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from hcviz.architecture.widths import widths
 from hcviz.io.process import surroundings
 from hcviz.io.sources import place_of
-from hcviz.twin import TOLERANCE
+from hcviz.widening.twin import TOLERANCE
 
 TEXT = """
 # {name}

@@ -217,8 +217,8 @@ def families(
         types: The model_type of a configuration; none: all of them, which takes some minutes.
         out: Also write the table there, as a page of Markdown.
     """
-    from hcviz.census import census, to_markdown
     from hcviz.io.files import write_text
+    from hcviz.widening.census import census, to_markdown
 
     table = census(types or None, progress=True)
     print(table.drop(columns="grows").to_string(index=False, max_colwidth=90, justify="left"))

@@ -13,9 +13,9 @@ from hcviz.architecture.targets import factors_to
 from hcviz.architecture.tiny import heads_follow_hidden
 from hcviz.architecture.widths import widths
 from hcviz.errors import CloneError
-from hcviz.expansion import Expansion
-from hcviz.growth import Plan, grow, plan
-from hcviz.twin import resolve_fusing
+from hcviz.widening.expansion import Expansion
+from hcviz.widening.plan import Plan, grow, plan
+from hcviz.widening.twin import resolve_fusing
 
 
 def clone(

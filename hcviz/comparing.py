@@ -19,9 +19,9 @@ from hcviz.architecture.widths import widths
 from hcviz.cloning import decide
 from hcviz.errors import HcvizError
 from hcviz.io.sources import place_of
-from hcviz.layouts import layout
 from hcviz.metrics import axes_of, known_layout
 from hcviz.runs import Run
+from hcviz.widening.layout import layout
 
 COLUMNS = ["tensor", "layer", "part", "moved", "symmetric", "R", "H", "N"]
 

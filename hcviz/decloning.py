@@ -13,9 +13,9 @@ from hcviz.architecture.factors import parse_factors
 from hcviz.architecture.infer import tensors
 from hcviz.architecture.segments import Fusing
 from hcviz.architecture.widths import resized
-from hcviz.folding import fold, ties
-from hcviz.growth import assign, empty, finish, recipe_of
-from hcviz.layouts import layout
+from hcviz.widening.folding import fold, ties
+from hcviz.widening.layout import layout
+from hcviz.widening.plan import assign, empty, finish, recipe_of
 
 
 @torch.no_grad()

@@ -12,11 +12,11 @@ from hcviz.architecture.axes import TensorAxes
 from hcviz.architecture.faithful import faithful
 from hcviz.architecture.infer import tensors
 from hcviz.errors import CloneError
-from hcviz.folding import ties
-from hcviz.growth import assign, empty, finish
-from hcviz.layouts import layout
-from hcviz.precision import TrueFloat64
-from hcviz.twin import TOLERANCE, random_twin, relative_error
+from hcviz.widening.folding import ties
+from hcviz.widening.layout import layout
+from hcviz.widening.plan import assign, empty, finish
+from hcviz.widening.precision import TrueFloat64
+from hcviz.widening.twin import TOLERANCE, random_twin, relative_error
 
 METHODS = ("identity", "stack")
 

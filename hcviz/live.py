@@ -13,10 +13,10 @@ from transformers import TrainerCallback
 from hcviz import tables
 from hcviz.architecture.factors import read_factors
 from hcviz.errors import HcvizError
-from hcviz.layouts import layout
 from hcviz.metrics import axes_of, fitting, known_layout, metric_rows, resolve
 from hcviz.runs import Run
 from hcviz.schedule import snapshot_steps
+from hcviz.widening.layout import layout
 
 
 class MetricsCallback(TrainerCallback):

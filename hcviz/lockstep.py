@@ -12,10 +12,10 @@ from hcviz.architecture.axes import Factors, TensorAxes, wide_shape
 from hcviz.architecture.factors import parse_factors
 from hcviz.architecture.families import family_of
 from hcviz.errors import HcvizError
-from hcviz.expansion import Expansion, widen
-from hcviz.folding import final_norm, ties
-from hcviz.growth import recipe_of
-from hcviz.layouts import layout
+from hcviz.widening.expansion import Expansion, widen
+from hcviz.widening.folding import final_norm, ties
+from hcviz.widening.layout import layout
+from hcviz.widening.plan import recipe_of
 
 
 @dataclass(frozen=True)

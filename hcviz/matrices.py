@@ -8,9 +8,9 @@ import torch
 
 from hcviz.architecture.axes import Dim, Segment, TensorAxes
 from hcviz.errors import HcvizError
-from hcviz.expansion import Expansion, widen
 from hcviz.metrics import metric_rows, resolve
 from hcviz.tables import table
+from hcviz.widening.expansion import Expansion, widen
 
 
 def widen_matrix(

@@ -265,7 +265,7 @@ class Run:
     @property
     def layout(self) -> Any:
         """Which axes every tensor has, in units of the source, from the configuration."""
-        from hcviz.layouts import layout
+        from hcviz.widening.layout import layout
 
         def read() -> Any:
             return layout(self.config, factors=self.factors if self.is_clone else None)

@@ -19,10 +19,10 @@ from transformers.modeling_utils import remove_tied_weights_from_state_dict
 from hcviz.architecture.infer import meta_model, tensors
 from hcviz.cloning import decide
 from hcviz.errors import CloneError, HcvizError
-from hcviz.growth import check_shapes
 from hcviz.io.checkpoints import Checkpoint, Unit, units
 from hcviz.io.files import write_text
 from hcviz.io.shards import Ring, header_of, made_ahead, room, write_shard
+from hcviz.widening.plan import check_shapes
 
 CARRIED = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt"),

@@ -18,13 +18,13 @@ from hcviz.architecture.factors import read_factors
 from hcviz.architecture.infer import infer
 from hcviz.architecture.segments import segments
 from hcviz.decloning import declone
-from hcviz.expansion import widen
 from hcviz.io.checkpoint import Stored
-from hcviz.layouts import layout
 from hcviz.metrics import METRICS, metric
 from hcviz.metrics._reading import code_files
 from hcviz.runs import Run
 from hcviz.statistics.marchenko import density
+from hcviz.widening.expansion import widen
+from hcviz.widening.layout import layout
 
 NAME = "model.layers.0.mlp.up_proj.weight"
 

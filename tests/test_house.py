@@ -19,11 +19,10 @@ PACKAGE = ROOT / "hcviz"
 
 # From the bottom up: a room imports only rooms before it. A new file takes its place here.
 ROOMS = """
-    errors io statistics plots architecture precision expansion folding rotary growth twin
-    layouts decloning deepening lockstep usual census cloning transfer verifying dropout
-    schedule tables keeping record cards streaming arguments trainer runs metrics matrices
-    comparing live training pretraining recording demo figures views canvas exploring gallery
-    cli_common cli_models cli_runs cli_views cli __main__
+    errors io statistics plots architecture widening decloning deepening lockstep cloning
+    transfer verifying dropout schedule tables keeping record cards streaming arguments trainer
+    runs metrics matrices comparing live training pretraining recording demo figures views
+    canvas exploring gallery cli_common cli_models cli_runs cli_views cli __main__
 """.split()
 
 # The places of one machine, and the hosts of package registries (a mirror must do as well).

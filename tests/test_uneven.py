@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 import hcviz
 from hcviz.architecture.factors import resolve_factors
-from hcviz.twin import twin_factors
+from hcviz.widening.twin import twin_factors
 
 HALF = Fraction(3, 2)
 APART = {

@@ -1,8 +1,8 @@
 """What a model family does that its shapes do not tell: exceptions only, as data.
 
 Everything else about an architecture is read off it (see ``hcviz.architecture.infer``). A family
-that is not listed has no exceptions; the tiny twin of every clone (``hcviz.twin``) finds out if
-that is wrong.
+that is not listed has no exceptions; the tiny twin of every clone (``hcviz.widening.twin``) finds
+out if that is wrong.
 """
 
 from dataclasses import dataclass

@@ -10,9 +10,9 @@ from transformers import (
 )
 
 import hcviz
-from hcviz import twin
 from hcviz.architecture import faithful
 from hcviz.architecture.tiny import shrunk
+from hcviz.widening import twin
 
 
 def losing(monkeypatch, **fields):

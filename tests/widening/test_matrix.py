@@ -11,13 +11,13 @@ import torch
 import hcviz
 from hcviz.architecture.factors import resolve_factors
 from hcviz.architecture.faithful import faithful
-from hcviz.census import model_types
-from hcviz.expansion import Expansion
 from hcviz.io.process import quiet
-from hcviz.twin import loop_over_experts, random_twin, resolve_fusing
-from hcviz.usual import USUAL, usual_config
+from hcviz.widening.census import model_types
+from hcviz.widening.expansion import Expansion
+from hcviz.widening.twin import loop_over_experts, random_twin, resolve_fusing
+from hcviz.widening.usual import USUAL, usual_config
 
-PAGE = Path(__file__).parents[1] / "docs" / "families.md"
+PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 ROWS = {
     kind: (verdict, grows)
     for kind, verdict, grows in re.findall(

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import hcviz
-from hcviz import expansion, growth, twin
 from hcviz.architecture import families, infer
 from hcviz.architecture.infer import Fusing
 from hcviz.architecture.tiny import shrunk
+from hcviz.widening import expansion, twin
+from hcviz.widening import plan as growth
 
 
 @pytest.fixture(autouse=True)

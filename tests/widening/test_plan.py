@@ -6,8 +6,8 @@ import torch
 from transformers import AutoModelForCausalLM, XLMRobertaConfig
 
 import hcviz
-from hcviz.folding import final_norm, ties
-from hcviz.layouts import layout
+from hcviz.widening.folding import final_norm, ties
+from hcviz.widening.layout import layout
 
 
 @pytest.fixture

@@ -32,7 +32,8 @@ class Folding:
     offsets: dict[str, float] = field(default_factory=dict)
     """What the model adds to a norm's gain before it uses it."""
     fills: dict[str, str] = field(default_factory=dict)
-    """What the padding of a tensor's written units holds; see :func:`hcviz.expansion.widen`."""
+    """What the padding of a tensor's written units holds; see
+    :func:`hcviz.widening.expansion.widen`."""
     head: str | None = None
     """The name of the head that the clone gets for itself."""
 

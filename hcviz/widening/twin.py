@@ -19,10 +19,10 @@ from hcviz.architecture.infer import infer, meta_model
 from hcviz.architecture.segments import Fusing
 from hcviz.architecture.widths import axis_of, widths
 from hcviz.errors import CloneError
-from hcviz.expansion import Expansion
-from hcviz.growth import grow, plan
-from hcviz.precision import TrueFloat64
-from hcviz.rotary import turns
+from hcviz.widening.expansion import Expansion
+from hcviz.widening.plan import grow, plan
+from hcviz.widening.precision import TrueFloat64
+from hcviz.widening.rotary import turns
 
 TOLERANCE = 1e-9
 """Largest relative logit error of a twin in true float64. Exact layouts stay below 1e-12, and wrong

@@ -14,9 +14,9 @@ from hcviz.architecture.infer import tensors
 from hcviz.architecture.segments import Fusing
 from hcviz.architecture.widths import check_multiple, resized
 from hcviz.errors import CloneError
-from hcviz.expansion import PARTS, Expansion, finds, widen
-from hcviz.folding import Folding, embedding_name, eps_fields, fold, ties
-from hcviz.rotary import rotary_fields
+from hcviz.widening.expansion import PARTS, Expansion, finds, widen
+from hcviz.widening.folding import Folding, embedding_name, eps_fields, fold, ties
+from hcviz.widening.rotary import rotary_fields
 
 
 def recipe(factors: Factors, form: Expansion, fusing: Fusing, config, changed: dict) -> dict:

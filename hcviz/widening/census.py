@@ -8,10 +8,10 @@ from tqdm.auto import tqdm
 
 from hcviz.architecture.factors import resolve_factors
 from hcviz.errors import CloneError, HcvizError
-from hcviz.expansion import Expansion
 from hcviz.io.process import quiet
-from hcviz.twin import resolve_fusing, what_works
-from hcviz.usual import usual_config
+from hcviz.widening.expansion import Expansion
+from hcviz.widening.twin import resolve_fusing, what_works
+from hcviz.widening.usual import usual_config
 
 VERDICTS = ("exact", "partly", "refused")
 
@@ -68,8 +68,8 @@ def to_markdown(table: pd.DataFrame) -> str:
         "1e-12); the inner width of a state-space mixer with heads, as of Mamba-2, stays. "
         "*partly*: only what stands under *grows*. *refused*: `hcviz clone` stops with the "
         "reason given. A type whose defaults cannot be built is tried with fields of published "
-        "checkpoints (`hcviz/usual.py`); a multi-modal type whose causal language model is its "
-        "text part stands for that part.",
+        "checkpoints (`hcviz/widening/usual.py`); a multi-modal type whose causal language model "
+        "is its text part stands for that part.",
         "",
         f"{summary}. Made by `hcviz families --out docs/families.md`.",
         "",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import hcviz
 from hcviz.architecture.axes import Dim, Segment
 from hcviz.architecture.blocks import grid
-from hcviz.expansion import EXPANSIONS, Expansion, shares, widen
+from hcviz.widening.expansion import EXPANSIONS, Expansion, shares, widen
 
 NOISY = ("noisy-symmetric", "noisy-diagonal")
 

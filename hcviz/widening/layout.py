@@ -12,8 +12,8 @@ from hcviz.architecture.infer import infer
 from hcviz.architecture.segments import Fusing
 from hcviz.architecture.widths import resized
 from hcviz.errors import CloneError
-from hcviz.expansion import Expansion
-from hcviz.twin import resolve_fusing
+from hcviz.widening.expansion import Expansion
+from hcviz.widening.twin import resolve_fusing
 
 
 class Layout(dict):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import hcviz
 from hcviz.architecture.axes import Dim, Segment
 from hcviz.architecture.blocks import pieces
-from hcviz.expansion import EXPANSIONS, Expansion, widen
+from hcviz.widening.expansion import EXPANSIONS, Expansion, widen
 
 TABLE = [[0.7, 0.3], [0.25, 0.75]]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from hcviz.census import census, to_markdown
 from hcviz.errors import HcvizError
+from hcviz.widening.census import census, to_markdown
 
 EXACT = ["gpt2", "llama4", "nemotron"]
 
