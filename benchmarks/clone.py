@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import hcviz
 from hcviz.architecture.axes import wide_shape
 from hcviz.architecture.factors import resolve_factors
-from hcviz.cloning import decide
+from hcviz.cloning.clone import decide
 from hcviz.widening.layout import layout
 
 NEOX = {"model_type": "gpt_neox", "vocab_size": 50304, "rotary_pct": 0.25}

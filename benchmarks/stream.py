@@ -80,7 +80,7 @@ def warm() -> None:
 
 def stream(source: str, out: str, shard: str) -> None:
     """Run hcviz clone in this process; print seconds, peak above the libraries' memory, CPU."""
-    import hcviz.streaming  # noqa: F401 - the libraries' own memory is not the clone's
+    import hcviz.cloning.clone_checkpoint  # noqa: F401 - the libraries' own memory is not the clone's
     from hcviz import cli
 
     base = psutil.Process().memory_info().rss

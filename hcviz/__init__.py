@@ -9,15 +9,15 @@ from typing import Any
 __version__ = "0.1.0"
 
 _ROOM = {
-    "clone": "cloning",
-    "clone_checkpoint": "streaming",
-    "verify": "verifying",
-    "Report": "verifying",
-    "declone": "decloning",
-    "deepen": "deepening",
+    "clone": "cloning.clone",
+    "clone_checkpoint": "cloning.clone_checkpoint",
+    "verify": "cloning.verify",
+    "Report": "cloning.verify",
+    "declone": "cloning.declone",
+    "deepen": "cloning.deepen",
     "layout": "widening.layout",
-    "lockstep_groups": "lockstep",
-    "grow_optimizer": "lockstep",
+    "lockstep_groups": "cloning.lockstep",
+    "grow_optimizer": "cloning.lockstep",
     "load": "io.sources",
     "pretrain": "pretraining",
     "train": "training",

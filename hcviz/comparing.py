@@ -16,7 +16,7 @@ from hcviz.architecture.factors import parse_factors, read_factors
 from hcviz.architecture.infer import meta_model, tensors
 from hcviz.architecture.targets import factors_between
 from hcviz.architecture.widths import widths
-from hcviz.cloning import decide
+from hcviz.cloning.clone import decide
 from hcviz.errors import HcvizError
 from hcviz.io.sources import place_of
 from hcviz.metrics import axes_of, known_layout

@@ -77,7 +77,7 @@ def run_arms(
         HcvizError: If an arm is unknown, or asks for dropout of a model that cannot drop, both
             before anything is trained; or if cloning or training fails.
     """
-    from hcviz.cloning import clone
+    from hcviz.cloning.clone import clone
     from hcviz.dropout import set_dropout
     from hcviz.io.sources import load
     from hcviz.training import train
@@ -131,7 +131,7 @@ def start_of(arm: Arm, small: Any, *, factor: int, seed: int, source: str | Path
     """
     from transformers import AutoModelForCausalLM, set_seed
 
-    from hcviz.cloning import clone
+    from hcviz.cloning.clone import clone
 
     if arm.start == "source":
         return small

@@ -12,11 +12,11 @@ import torch
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback
 
+from hcviz.cloning.lockstep import Pace
 from hcviz.errors import HcvizError
 from hcviz.io.checkpoint import weight_files
 from hcviz.io.files import open_to_readers
 from hcviz.keeping import Keeping
-from hcviz.lockstep import Pace
 from hcviz.schedule import SCHEDULES
 
 OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from hcviz.arguments import check_fit, check_numbers, trainer_arguments
+from hcviz.cloning.lockstep import Pace, paces
 from hcviz.dropout import dropout_fields, set_dropout
 from hcviz.errors import HcvizError
 from hcviz.io.corpus import Corpus, load_corpus
@@ -21,7 +22,6 @@ from hcviz.io.process import quiet, surroundings
 from hcviz.io.sources import load, tokenizer_for
 from hcviz.keeping import Keeping, plan
 from hcviz.live import MetricsCallback
-from hcviz.lockstep import Pace, paces
 from hcviz.record import prepare_folder, read_info, weights_hash, write_info
 from hcviz.runs import Run
 from hcviz.schedule import BlockOrder, snapshot_steps

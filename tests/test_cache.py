@@ -17,7 +17,7 @@ from hcviz.architecture.axes import Dim
 from hcviz.architecture.factors import read_factors
 from hcviz.architecture.infer import infer
 from hcviz.architecture.segments import segments
-from hcviz.decloning import declone
+from hcviz.cloning.declone import declone
 from hcviz.io.checkpoint import Stored
 from hcviz.metrics import METRICS, metric
 from hcviz.metrics._reading import code_files

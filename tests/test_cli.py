@@ -135,7 +135,7 @@ def test_verify_fails_a_clone_with_halved_logits(hcviz, source, tmp_path):
 
 
 def test_a_failing_clone_is_not_left_behind_unless_told_to(hcviz, source, tmp_path, monkeypatch):
-    from hcviz.transfer import Transfer
+    from hcviz.cloning.transfer import Transfer
 
     make = Transfer.make
 

@@ -11,7 +11,7 @@ import torch
 import hcviz
 from hcviz.architecture.axes import Dim, Segment, wide_shape
 from hcviz.architecture.blocks import pieces
-from hcviz.decloning import declone
+from hcviz.cloning.declone import declone
 from hcviz.metrics import METRICS, baseline
 from hcviz.metrics._sectors import sectors
 

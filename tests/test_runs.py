@@ -17,7 +17,7 @@ from hcviz.training import train
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of three steps that started from a clone; read only."""
-    from hcviz.cloning import clone
+    from hcviz.cloning.clone import clone
 
     folder = tmp_path_factory.mktemp("runs")
     corpus = load_corpus(tiny.write_text(folder), tokenizer=tiny.tokenizer(), context=16)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from hcviz.decloning import declone
+from hcviz.cloning.declone import declone
 from hcviz.errors import HcvizError
 from hcviz.io.corpus import pack, split_documents
 from hcviz.io.documents import read_documents

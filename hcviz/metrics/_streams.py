@@ -10,9 +10,9 @@ from torch.nn.functional import cross_entropy
 
 from hcviz.architecture.axes import RESIDUAL
 from hcviz.architecture.infer import tensors
+from hcviz.cloning.verify import kl
 from hcviz.metrics._activations import Layout, layer_paths, observed
 from hcviz.metrics._registry import Row, metric
-from hcviz.verifying import kl
 
 
 @metric("cka", of="model", needs_clone=False, needs=("source",))

@@ -101,7 +101,7 @@ def test_right_order_is_found_also_without_the_guard(name, right, monkeypatch):
     found = []
     original = twin.resolve_fusing
     spy = lambda *a, **k: found.append(original(*a, **k)) or found[-1]  # noqa: E731
-    monkeypatch.setattr("hcviz.cloning.resolve_fusing", spy)
+    monkeypatch.setattr("hcviz.cloning.clone.resolve_fusing", spy)
     hcviz.clone(models.source(name), check=False)
     assert found == [right]
 

@@ -17,7 +17,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from hcviz.architecture.infer import meta_model, tensors
-from hcviz.cloning import decide
+from hcviz.cloning.clone import decide
 from hcviz.errors import CloneError, HcvizError
 from hcviz.io.checkpoints import Checkpoint, Unit, units
 from hcviz.io.files import write_text

@@ -17,7 +17,7 @@ from transformers import T5ForConditionalGeneration as T5
 import hcviz
 from hcviz.architecture.factors import resolve_factors
 from hcviz.architecture.widths import widths
-from hcviz.cloning import _reads_copies
+from hcviz.cloning.clone import _reads_copies
 from hcviz.errors import CloneError
 
 

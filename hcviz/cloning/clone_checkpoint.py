@@ -20,14 +20,14 @@ from huggingface_hub import get_torch_storage_size, split_state_dict_into_shards
 from transformers import AutoModelForCausalLM
 
 from hcviz.architecture.infer import tensors
-from hcviz.cards import card
+from hcviz.cloning.card import card
+from hcviz.cloning.transfer import Transfer
+from hcviz.cloning.verify import Report, verify
 from hcviz.errors import HcvizError
 from hcviz.io.checkpoint import stamp, weight_files
 from hcviz.io.files import check_free, check_space, open_to_readers, replace_folder, write_text
 from hcviz.io.process import quiet, surroundings
 from hcviz.io.sources import folder_of
-from hcviz.transfer import Transfer
-from hcviz.verifying import Report, verify
 
 NOTE = "unfinished.json"
 """What a hidden folder is for; it is removed when all is there."""

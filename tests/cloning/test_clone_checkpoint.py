@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import hcviz
-from hcviz import streaming
+from hcviz.cloning import clone_checkpoint as streaming
 from hcviz.io import shards
 from hcviz.io.shards import BLOCK, Ring, header_of, made_ahead, room, write_shard
 
@@ -185,11 +185,11 @@ class Interrupted:
 def test_interrupted_clone_goes_on(tmp_path, monkeypatch):
     src = saved("llama", tmp_path / "source")
     stream(src, tmp_path / "whole")
-    monkeypatch.setattr("hcviz.transfer.write_shard", Interrupted(2))
+    monkeypatch.setattr("hcviz.cloning.transfer.write_shard", Interrupted(2))
     with pytest.raises(KeyboardInterrupt):
         stream(src, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr("hcviz.transfer.write_shard", rest := Interrupted(99))
+    monkeypatch.setattr("hcviz.cloning.transfer.write_shard", rest := Interrupted(99))
     stream(src, tmp_path / "out")
     whole = sorted(path.name for path in (tmp_path / "whole").iterdir())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == whole
@@ -201,10 +201,10 @@ def test_interrupted_clone_goes_on(tmp_path, monkeypatch):
 
 def test_another_recipe_starts_again_and_says_so(tmp_path, monkeypatch):
     src = saved("llama", tmp_path / "source")
-    monkeypatch.setattr("hcviz.transfer.write_shard", Interrupted(2))
+    monkeypatch.setattr("hcviz.cloning.transfer.write_shard", Interrupted(2))
     with pytest.raises(KeyboardInterrupt):
         stream(src, tmp_path / "out")
-    monkeypatch.setattr("hcviz.transfer.write_shard", rest := Interrupted(99))
+    monkeypatch.setattr("hcviz.cloning.transfer.write_shard", rest := Interrupted(99))
     with pytest.warns(UserWarning, match="unfinished clone with another recipe; starting again"):
         stream(src, tmp_path / "out", expansion="diagonal")
     assert len(rest.wrote) == len(list((tmp_path / "out").glob("*.safetensors")))
@@ -336,7 +336,7 @@ def test_a_clone_that_fills_the_memory_goes_straight_to_the_disk(tie, tmp_path, 
     """What lies in memory as in its file does not pass through the system's memory: all weights."""
     asked, put = [], shards._put
     monkeypatch.setattr("hcviz.io.shards.LARGE", BLOCK)
-    monkeypatch.setattr("hcviz.streaming.WAITING", 0.0)
+    monkeypatch.setattr("hcviz.cloning.clone_checkpoint.WAITING", 0.0)
 
     def watch(file, past, at, data):
         if len(data) >= 2 * BLOCK:

@@ -6,8 +6,8 @@ import tiny
 import torch
 
 import hcviz
+from hcviz.cloning.lockstep import Pace, copies, grow_optimizer, lockstep_groups, paces
 from hcviz.errors import HcvizError
-from hcviz.lockstep import Pace, copies, grow_optimizer, lockstep_groups, paces
 from hcviz.widening.expansion import Expansion, widen
 from hcviz.widening.precision import TrueFloat64
 

@@ -6,8 +6,8 @@ import torch
 from transformers import AutoModelForCausalLM, MixtralConfig
 
 import hcviz
-from hcviz import verifying
-from hcviz.verifying import Check, kl, relative, scale_ratio, top1
+from hcviz.cloning import verify as verifying
+from hcviz.cloning.verify import Check, kl, relative, scale_ratio, top1
 
 CACHE, PADDING = "greedy generation with KV cache", "with left padding"
 

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import hcviz
-from hcviz.decloning import declone
+from hcviz.cloning.declone import declone
 from hcviz.metrics import METRICS
 
 STATES = "greedy generation with cached states"
@@ -50,7 +50,7 @@ def test_states_that_are_kept_wrongly_are_seen(monkeypatch):
         return forward(self, *args, cache_params=kept, **kwargs)
 
     monkeypatch.setattr(type(clone), "forward", forgetful)
-    monkeypatch.setattr("hcviz.verifying._cache_of", lambda model: "cache_params")
+    monkeypatch.setattr("hcviz.cloning.verify._cache_of", lambda model: "cache_params")
     report = hcviz.verify(model, clone, float64=False, reload=False)
     assert [check.name for check in report.checks if not check.passed] == [STATES]
 

@@ -1,0 +1,1 @@
+"""The verbs on models: clone, verify, declone, deepen, stream."""
