@@ -28,7 +28,7 @@ from clone import SHAPES, source
 import hcviz
 from hcviz.architecture.blocks import pieces
 from hcviz.metrics import METRICS
-from hcviz.runs import Run
+from hcviz.runs.run import Run
 from hcviz.widening.layout import layout
 
 FACTORS = {"hidden": 2, "ffn": 2, "kv_heads": 2}

@@ -22,7 +22,7 @@ _ROOM = {
     "pretrain": "pretraining",
     "train": "training",
     "MetricsCallback": "live",
-    "Run": "runs",
+    "Run": "runs.run",
     "measure": "metrics",
     "speedup": "statistics.losses",
     "forgetting": "statistics.losses",
@@ -33,7 +33,7 @@ _ROOM = {
     "explore": "exploring",
     "watch": "views",
     "run_arms": "demo",
-    "recorded": "recording",
+    "recorded": "runs.recorded",
     "HcvizError": "errors",
     "CloneError": "errors",
 }

@@ -16,7 +16,7 @@ from PIL import Image
 
 from hcviz.metrics import METRICS
 from hcviz.plots import theme
-from hcviz.runs import Run
+from hcviz.runs.run import Run
 
 CORNER, DPI = 24, 100
 LARGE, TOP = 1024, 64

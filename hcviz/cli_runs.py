@@ -86,7 +86,7 @@ def figures(runs: Runs, /, out: Path = Path("figures")) -> int:
         out: Folder of the figures.
     """
     from hcviz.figures import draw
-    from hcviz.runs import Run
+    from hcviz.runs.run import Run
 
     if not runs:
         raise HcvizError("Give at least one run folder, for example: hcviz figures runs/demo/*")
@@ -124,7 +124,7 @@ def demo(
     from hcviz.figures import draw
     from hcviz.io.files import check_free
     from hcviz.io.sources import load
-    from hcviz.recording import record as keep
+    from hcviz.runs.recorded import record as keep
 
     if record:
         check_free(record, overwrite=overwrite)

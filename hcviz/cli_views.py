@@ -60,7 +60,7 @@ def plot(
         steps: Steps to show; none: all.
     """
     from hcviz import plots
-    from hcviz.runs import Run
+    from hcviz.runs.run import Run
     from hcviz.views import figure as draw
 
     if not runs:

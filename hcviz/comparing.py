@@ -20,7 +20,7 @@ from hcviz.cloning.clone import decide
 from hcviz.errors import HcvizError
 from hcviz.io.sources import place_of
 from hcviz.metrics import axes_of, known_layout
-from hcviz.runs import Run
+from hcviz.runs.run import Run
 from hcviz.widening.layout import layout
 
 COLUMNS = ["tensor", "layer", "part", "moved", "symmetric", "R", "H", "N"]

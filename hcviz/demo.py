@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from hcviz.errors import HcvizError
-from hcviz.runs import Run
+from hcviz.runs.run import Run
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from hcviz.canvas import Canvas, corners, look_again, steps_of
 from hcviz.errors import HcvizError
-from hcviz.runs import Run
+from hcviz.runs.run import Run
 
 MOST_ARMS = 4
 CHOICE = ("cosine", "ledger", "distance", "norm", "effective_rank", "stable_rank")

@@ -13,7 +13,7 @@ from hcviz.demo import findings, history
 from hcviz.errors import HcvizError
 from hcviz.io.files import natural, write_text
 from hcviz.metrics import measure
-from hcviz.runs import Run
+from hcviz.runs.run import Run
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from hcviz import tables
 from hcviz.architecture.factors import read_factors
 from hcviz.errors import HcvizError
 from hcviz.metrics import axes_of, fitting, known_layout, metric_rows, resolve
-from hcviz.runs import Run
+from hcviz.runs import rows as tables
+from hcviz.runs.run import Run
 from hcviz.schedule import snapshot_steps
 from hcviz.widening.layout import layout
 

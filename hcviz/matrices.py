@@ -9,7 +9,7 @@ import torch
 from hcviz.architecture.axes import Dim, Segment, TensorAxes
 from hcviz.errors import HcvizError
 from hcviz.metrics import metric_rows, resolve
-from hcviz.tables import table
+from hcviz.runs.rows import table
 from hcviz.widening.expansion import Expansion, widen
 
 

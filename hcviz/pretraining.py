@@ -15,7 +15,7 @@ from hcviz.io.documents import read_documents
 from hcviz.io.files import check_free, data_folder, fresh_folder, open_to_readers, write_text
 from hcviz.io.process import quiet
 from hcviz.io.sources import CONTEXT, END_OF_TEXT, PAD, SOURCES, VOCABULARY
-from hcviz.runs import Run
+from hcviz.runs.run import Run
 
 PROMPT = "And it came to pass"
 

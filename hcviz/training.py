@@ -23,7 +23,7 @@ from hcviz.io.sources import load, tokenizer_for
 from hcviz.keeping import Keeping, plan
 from hcviz.live import MetricsCallback
 from hcviz.record import prepare_folder, read_info, weights_hash, write_info
-from hcviz.runs import Run
+from hcviz.runs.run import Run
 from hcviz.schedule import BlockOrder, snapshot_steps
 from hcviz.trainer import Bar, Snapshots, SnapshotTrainer, whole_checkpoints
 

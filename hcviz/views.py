@@ -12,7 +12,7 @@ import pandas as pd
 from hcviz import plots
 from hcviz.errors import HcvizError
 from hcviz.metrics import measure
-from hcviz.runs import Run
+from hcviz.runs.run import Run
 from hcviz.statistics.losses import speedup
 
 FRAMES: dict[str, list[str]] = {

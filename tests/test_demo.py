@@ -14,7 +14,7 @@ import hcviz
 from hcviz.demo import ARMS, DEMO, findings, start_of
 from hcviz.errors import HcvizError
 from hcviz.figures import draw
-from hcviz.recording import record
+from hcviz.runs.recorded import record
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import tiny
 import torch
 
 import hcviz
-from hcviz import tables
 from hcviz.errors import HcvizError
 from hcviz.io.corpus import load_corpus
+from hcviz.runs import rows as tables
 
 SHORT = {
     "steps": 5,

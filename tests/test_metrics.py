@@ -229,7 +229,7 @@ import sys
 sys.path.insert(0, sys.argv[2])
 import hcviz
 from tables import peak
-from hcviz.runs import Run
+from hcviz.runs.run import Run
 metrics = ["ledger", "cosine", "pairs", "norm"]
 run = Run.of(sys.argv[1])
 hcviz.measure(run, metrics=metrics, tensors="layers.0", cache=False)  # what is loaded once

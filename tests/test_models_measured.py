@@ -72,7 +72,7 @@ def test_a_path_of_the_source_is_its_text(run, tmp_path, monkeypatch):
     assert source_of(run, tmp_path).config.model_type == "gpt_neox"
     first = hcviz.measure(run, metrics=["cka"], steps=[2], source=tmp_path)
     loaded = []
-    monkeypatch.setattr("hcviz.runs.Run.model", lambda self, step=None: loaded.append(step))
+    monkeypatch.setattr("hcviz.runs.run.Run.model", lambda self, step=None: loaded.append(step))
     assert hcviz.measure(run, metrics=["cka"], steps=[2], source=str(tmp_path)).equals(first)
     assert loaded == []  # it is kept under one name
 
@@ -110,7 +110,7 @@ def test_a_model_has_no_update(run, seen):
 
 
 def test_rows_of_models_are_kept_until_the_text_changes(run, monkeypatch):
-    from hcviz.runs import Run
+    from hcviz.runs.run import Run
 
     first = hcviz.measure(run, metrics=["cka"], steps=[0])
     loaded = []

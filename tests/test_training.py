@@ -13,7 +13,7 @@ import torch
 
 from hcviz.errors import HcvizError
 from hcviz.io.corpus import load_corpus
-from hcviz.runs import Run
+from hcviz.runs.run import Run
 from hcviz.schedule import BlockOrder
 from hcviz.training import train
 

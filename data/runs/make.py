@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 import hcviz
-from hcviz.recording import record
+from hcviz.runs.recorded import record
 
 SHARED = {"steps": 48, "snapshots": 8, "log_every": 5, "trainer_args": {"max_grad_norm": 0.0}}
 SHARED |= {"batch_size": 4, "eval_blocks": 16, "device": "cpu", "keep": "weight$"}

@@ -17,8 +17,8 @@ from hcviz.metrics._models import measure_models
 from hcviz.metrics._reading import TensorReader
 from hcviz.metrics._registry import Entry, Row, layer_of
 from hcviz.metrics._subjects import resolve, update_of
-from hcviz.runs import Run
-from hcviz.tables import Cache, as_rows, table
+from hcviz.runs.rows import Cache, as_rows, table
+from hcviz.runs.run import Run
 
 Asked = Mapping[str, tuple[str, Entry]]
 """By the name asked for: its subject and its metric."""

@@ -14,8 +14,8 @@ from hcviz.io.files import natural
 from hcviz.io.sources import load, tokenizer_for
 from hcviz.metrics._reading import code_mark, is_ours
 from hcviz.metrics._registry import METRICS, Row, layer_of
-from hcviz.runs import Run
-from hcviz.tables import Cache, fingerprint
+from hcviz.runs.rows import Cache, fingerprint
+from hcviz.runs.run import Run
 
 BLOCKS, LENGTH = 4, 256
 """Of the default text: held-out blocks, and the most tokens in one."""

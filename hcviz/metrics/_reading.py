@@ -13,8 +13,8 @@ import hcviz
 from hcviz.architecture.axes import TensorAxes
 from hcviz.metrics._registry import EXTRAS, Entry
 from hcviz.metrics._subjects import moments_mark, stored_subject
-from hcviz.runs import Run
-from hcviz.tables import fingerprint
+from hcviz.runs.rows import fingerprint
+from hcviz.runs.run import Run
 
 
 class TensorReader:

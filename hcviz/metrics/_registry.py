@@ -7,7 +7,7 @@ import torch
 
 from hcviz.architecture.axes import TensorAxes
 from hcviz.architecture.blocks import Blocks, pieces
-from hcviz.tables import COLUMNS, Row
+from hcviz.runs.rows import COLUMNS, Row
 
 __all__ = ["COLUMNS", "METRICS", "Entry", "Row", "metric"]
 Metric = Callable[..., Iterator[Row]]

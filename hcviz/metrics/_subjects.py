@@ -8,7 +8,7 @@ import torch
 from hcviz.errors import HcvizError
 from hcviz.io.checkpoint import file_stamp
 from hcviz.metrics._registry import METRICS, Entry
-from hcviz.runs import Run
+from hcviz.runs.run import Run
 
 SUBJECTS = {
     "update": "difference to the snapshot before",

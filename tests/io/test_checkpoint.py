@@ -16,8 +16,8 @@ import hcviz
 from hcviz.errors import HcvizError
 from hcviz.io.checkpoint import KEPT, Stored
 from hcviz.io.places import Revision, find_places
-from hcviz.recording import record
-from hcviz.tables import WHOLE, table
+from hcviz.runs.recorded import record
+from hcviz.runs.rows import WHOLE, table
 from hcviz.views import figure
 
 NAME = "model.layers.0.mlp.up_proj.weight"

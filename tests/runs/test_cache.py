@@ -12,7 +12,6 @@ import tiny
 import torch
 
 import hcviz
-from hcviz import tables
 from hcviz.architecture.axes import Dim
 from hcviz.architecture.factors import read_factors
 from hcviz.architecture.infer import infer
@@ -21,7 +20,8 @@ from hcviz.cloning.declone import declone
 from hcviz.io.checkpoint import Stored
 from hcviz.metrics import METRICS, metric
 from hcviz.metrics._reading import code_files
-from hcviz.runs import Run
+from hcviz.runs import rows as tables
+from hcviz.runs.run import Run
 from hcviz.statistics.marchenko import density
 from hcviz.widening.expansion import widen
 from hcviz.widening.layout import layout

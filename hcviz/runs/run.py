@@ -11,7 +11,7 @@ from hcviz.errors import HcvizError
 from hcviz.io.checkpoint import Stored, damaged, file_stamp, stamp, weight_files
 from hcviz.io.places import Place, Revision, Where, find_places
 from hcviz.io.sources import local_folder, place_of
-from hcviz.tables import read_live, table
+from hcviz.runs.rows import read_live, table
 
 LOG = "trainer_state.json"
 HISTORY = ["run", "step", "tokens", "split", "loss", "lr", "seconds", "flops", "seed"]

@@ -1,4 +1,4 @@
-"""hcviz.runs."""
+"""hcviz.runs.run."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ import torch
 
 from hcviz.errors import HcvizError
 from hcviz.io.corpus import load_corpus
-from hcviz.runs import HISTORY, Run
+from hcviz.runs.run import HISTORY, Run
 from hcviz.training import train
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from hcviz.errors import HcvizError
 from hcviz.io.files import data_folder, fresh_folder
-from hcviz.runs import Run
+from hcviz.runs.run import Run
 
 
 @dataclass(frozen=True)
