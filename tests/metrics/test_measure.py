@@ -250,7 +250,7 @@ def test_memory_is_that_of_a_tensor_whatever_the_model(tmp_path):
             "-c",
             MEASURE,
             str(tmp_path),
-            str(Path(__file__).parents[1] / "benchmarks"),
+            str(Path(__file__).parents[2] / "benchmarks"),
         ],
         capture_output=True,
         text=True,

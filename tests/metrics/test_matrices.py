@@ -1,4 +1,4 @@
-"""hcviz.matrices: one matrix by hand agrees with the paper's table and with the metrics of runs."""
+"""One matrix by hand agrees with the paper's table and with the metrics of runs."""
 
 import numpy as np
 import pytest

@@ -9,7 +9,7 @@ import pytest
 from hcviz.metrics import METRICS
 from hcviz.metrics._subjects import resolve
 
-FOLDER = Path(__file__).parents[1] / "docs" / "metrics"
+FOLDER = Path(__file__).parents[2] / "docs" / "metrics"
 PAGES = sorted(path for path in FOLDER.glob("*.md") if path.name != "README.md")
 
 
