@@ -100,7 +100,7 @@ def spectrum(runs: int) -> dict[str, object]:
 
 def training(runs: int, folder: Path) -> dict[str, object]:
     """Train the shipped source's clone with the defaults, measured and not, and time its parts."""
-    from hcviz.trainer import Snapshots, SnapshotTrainer
+    from hcviz.training.trainer import Snapshots, SnapshotTrainer
 
     wide = hcviz.clone(hcviz.load("nano:gpt-neox")[0], expansion="noisy-symmetric")
     spent = {"saving": 0.0}

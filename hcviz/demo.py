@@ -78,9 +78,9 @@ def run_arms(
             before anything is trained; or if cloning or training fails.
     """
     from hcviz.cloning.clone import clone
-    from hcviz.dropout import set_dropout
     from hcviz.io.sources import load
-    from hcviz.training import train
+    from hcviz.training.dropout import set_dropout
+    from hcviz.training.train import train
 
     names = list(DEMO if arms is None else arms)
     unknown = [name for name in names if name not in ARMS]

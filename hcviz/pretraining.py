@@ -89,7 +89,7 @@ def pretrain(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-    from hcviz.training import train
+    from hcviz.training.train import train
 
     if name not in SOURCES:
         raise HcvizError(f"Unknown source {name!r}. The recipes are {', '.join(SOURCES)}.")

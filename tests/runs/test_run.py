@@ -11,7 +11,7 @@ import torch
 from hcviz.errors import HcvizError
 from hcviz.io.corpus import load_corpus
 from hcviz.runs.run import HISTORY, Run
-from hcviz.training import train
+from hcviz.training.train import train
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 
 from hcviz.errors import HcvizError
 from hcviz.io import files
-from hcviz.keeping import Plan
+from hcviz.training.snapshots import Plan
 
 
 def prepare_folder(

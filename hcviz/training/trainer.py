@@ -16,8 +16,8 @@ from hcviz.cloning.lockstep import Pace
 from hcviz.errors import HcvizError
 from hcviz.io.checkpoint import weight_files
 from hcviz.io.files import open_to_readers
-from hcviz.keeping import Keeping
-from hcviz.schedule import SCHEDULES
+from hcviz.training.schedule import SCHEDULES
+from hcviz.training.snapshots import Keeping
 
 OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")
 """One process, FSDP whole, FSDP in shards, DeepSpeed."""

@@ -1,12 +1,12 @@
-"""hcviz.dropout."""
+"""hcviz.training.dropout."""
 
 import pytest
 import tiny
 import torch
 from torch import nn
 
-from hcviz.dropout import set_dropout
 from hcviz.errors import HcvizError
+from hcviz.training.dropout import set_dropout
 
 FAMILIES = tuple(tiny.SHAPES)
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from hcviz.errors import HcvizError
 from hcviz.io.checkpoint import KEPT, Stored, weight_files
 from hcviz.io.files import open_to_readers
-from hcviz.schedule import snapshot_steps
+from hcviz.training.schedule import snapshot_steps
 
 UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 

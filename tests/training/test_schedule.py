@@ -1,9 +1,9 @@
-"""hcviz.schedule."""
+"""hcviz.training.schedule."""
 
 import pytest
 import torch
 
-from hcviz.schedule import BlockOrder, snapshot_steps
+from hcviz.training.schedule import BlockOrder, snapshot_steps
 
 
 def test_an_epoch_shows_every_block_once():

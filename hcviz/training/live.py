@@ -15,7 +15,7 @@ from hcviz.errors import HcvizError
 from hcviz.metrics import axes_of, fitting, known_layout, metric_rows, resolve
 from hcviz.runs import rows as tables
 from hcviz.runs.run import Run
-from hcviz.schedule import snapshot_steps
+from hcviz.training.schedule import snapshot_steps
 from hcviz.widening.layout import layout
 
 

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from hcviz.errors import HcvizError
 from hcviz.io.corpus import Corpus
-from hcviz.schedule import SCHEDULES
+from hcviz.training.schedule import SCHEDULES
 
 MIXED = ("bfloat16", "float16")
 

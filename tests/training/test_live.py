@@ -1,4 +1,4 @@
-"""hcviz.live: what is measured while a model trains is what its snapshots would have told."""
+"""What is measured while a model trains is what its snapshots would have told."""
 
 import json
 
@@ -118,7 +118,7 @@ def test_an_interrupted_run_has_every_row_once(run, wide, corpus, tmp_path):
 def test_any_trainer_takes_the_callback(wide, corpus, tmp_path):
     from transformers import Trainer, TrainingArguments
 
-    from hcviz.schedule import BlockOrder
+    from hcviz.training.schedule import BlockOrder
 
     callback = hcviz.MetricsCallback(["ledger", "norm"], tensors=["down_proj"], steps=2)
     data = BlockOrder(corpus.train, count=6, seed=0)
@@ -178,7 +178,7 @@ def test_factors_mean_live_what_they_mean_for_a_run_of_others(factors, corpus, t
     """A recipe that is lost: both take the factors of the call of clone()."""
     from transformers import Trainer, TrainingArguments
 
-    from hcviz.schedule import BlockOrder
+    from hcviz.training.schedule import BlockOrder
 
     wide = hcviz.clone(tiny.model(), expansion="noisy-symmetric", **factors)
     recipe = wide.config.hcviz["factors"]

@@ -1,4 +1,4 @@
-"""hcviz.keeping: partial snapshots, their dtype, and a budget that is told first and kept."""
+"""Partial snapshots, their dtype, and a budget that is told first and kept."""
 
 import shutil
 
@@ -9,7 +9,7 @@ import torch
 import hcviz
 from hcviz.errors import HcvizError
 from hcviz.io.corpus import load_corpus
-from hcviz.keeping import Keeping, plan
+from hcviz.training.snapshots import Keeping, plan
 
 SHORT = {"steps": 6, "snapshots": [2, 4], "batch_size": 2, "lr": 1e-2, "progress": False}
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -127,7 +127,7 @@ def test_a_budget_lowers_the_number_of_snapshots_and_is_kept(wide, corpus, tmp_p
 
 
 def test_the_most_that_lies_on_the_disk_is_what_was_told(wide, corpus, tmp_path, monkeypatch):
-    from hcviz.trainer import Snapshots
+    from hcviz.training.trainer import Snapshots
 
     planned = plan(wide, tiny.tokenizer(), Keeping("up_proj"), steps=6, snapshots=[2, 4])
     peaks, finish = [], Snapshots.on_save

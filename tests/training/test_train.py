@@ -1,4 +1,4 @@
-"""hcviz.training and the rooms it is made of: trainer, record, arguments."""
+"""hcviz.training.train and the rooms it is made of: trainer, record, arguments."""
 
 import json
 import math
@@ -14,8 +14,8 @@ import torch
 from hcviz.errors import HcvizError
 from hcviz.io.corpus import load_corpus
 from hcviz.runs.run import Run
-from hcviz.schedule import BlockOrder
-from hcviz.training import train
+from hcviz.training.schedule import BlockOrder
+from hcviz.training.train import train
 
 SHORT = {"steps": 6, "snapshots": [2, 4], "batch_size": 4, "lr": 1e-2, "progress": False}
 
@@ -171,11 +171,11 @@ def test_two_processes_do_the_work_of_one(run, corpus, tmp_path):
     script.write_text(
         "import sys, tiny\n"
         "from hcviz.io.corpus import load_corpus\n"
-        "from hcviz.training import train\n"
+        "from hcviz.training.train import train\n"
         "corpus = load_corpus(sys.argv[1], tokenizer=tiny.tokenizer(), context=16)\n"
         f"train(tiny.model(), out=sys.argv[2], corpus=corpus, device='cpu', **{SHORT!r})\n"
     )
-    here = os.path.dirname(__file__)
+    here = os.path.dirname(os.path.dirname(__file__))
     path = os.pathsep.join([here, os.path.dirname(here), os.environ.get("PYTHONPATH", "")])
     text = tiny.write_text(tmp_path)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
@@ -303,7 +303,7 @@ def test_a_place_that_cannot_be_written_is_said_before_the_first_step(corpus, tm
 
 
 def test_a_disk_that_fills_up_keeps_the_snapshots(corpus, tmp_path, monkeypatch):
-    from hcviz.trainer import SnapshotTrainer
+    from hcviz.training.trainer import SnapshotTrainer
 
     save = SnapshotTrainer.save_model
 

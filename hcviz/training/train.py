@@ -13,19 +13,19 @@ import torch
 from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from hcviz.arguments import check_fit, check_numbers, trainer_arguments
 from hcviz.cloning.lockstep import Pace, paces
-from hcviz.dropout import dropout_fields, set_dropout
 from hcviz.errors import HcvizError
 from hcviz.io.corpus import Corpus, load_corpus
 from hcviz.io.process import quiet, surroundings
 from hcviz.io.sources import load, tokenizer_for
-from hcviz.keeping import Keeping, plan
-from hcviz.live import MetricsCallback
-from hcviz.record import prepare_folder, read_info, weights_hash, write_info
 from hcviz.runs.run import Run
-from hcviz.schedule import BlockOrder, snapshot_steps
-from hcviz.trainer import Bar, Snapshots, SnapshotTrainer, whole_checkpoints
+from hcviz.training.dropout import dropout_fields, set_dropout
+from hcviz.training.live import MetricsCallback
+from hcviz.training.record import prepare_folder, read_info, weights_hash, write_info
+from hcviz.training.request import check_fit, check_numbers, trainer_arguments
+from hcviz.training.schedule import BlockOrder, snapshot_steps
+from hcviz.training.snapshots import Keeping, plan
+from hcviz.training.trainer import Bar, Snapshots, SnapshotTrainer, whole_checkpoints
 
 
 def train(

@@ -1,0 +1,1 @@
+"""Train for a while, keep snapshots."""
