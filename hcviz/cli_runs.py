@@ -85,8 +85,8 @@ def figures(runs: Runs, /, out: Path = Path("figures")) -> int:
         runs: Folders that hcviz train wrote; at least one started from a clone.
         out: Folder of the figures.
     """
-    from hcviz.figures import draw
     from hcviz.runs.run import Run
+    from hcviz.views.figures import draw
 
     if not runs:
         raise HcvizError("Give at least one run folder, for example: hcviz figures runs/demo/*")
@@ -120,11 +120,11 @@ def demo(
         overwrite: Train again what is there, and replace the recording.
     """
     import hcviz
-    from hcviz.demo import ARMS, run_arms, start_of
-    from hcviz.figures import draw
     from hcviz.io.files import check_free
     from hcviz.io.sources import load
     from hcviz.runs.recorded import record as keep
+    from hcviz.views.arms import ARMS, run_arms, start_of
+    from hcviz.views.figures import draw
 
     if record:
         check_free(record, overwrite=overwrite)

@@ -116,7 +116,7 @@ def freeze() -> None:
     """Let explore() and ipywidgets.interact show frozen pages from now on, in this process."""
     import ipywidgets
 
-    from hcviz.exploring import View
+    from hcviz.views.explore import View
 
     View._repr_mimebundle_ = lambda view, **_: {"text/html": _frozen_view(view)}
     ipywidgets.interact = _interact

@@ -12,8 +12,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import hcviz
-from hcviz import canvas, exploring
 from hcviz.errors import HcvizError
+from hcviz.views import canvas
+from hcviz.views import explore as exploring
 
 NORM = "gpt_neox.final_layer_norm.weight"
 

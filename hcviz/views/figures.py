@@ -9,11 +9,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from hcviz import plots
-from hcviz.demo import findings, history
 from hcviz.errors import HcvizError
 from hcviz.io.files import natural, write_text
 from hcviz.metrics import measure
 from hcviz.runs.run import Run
+from hcviz.views.arms import findings, history
 
 
 @dataclass(frozen=True)

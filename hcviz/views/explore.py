@@ -9,9 +9,9 @@ import ipywidgets as widgets
 import numpy as np
 from PIL import Image
 
-from hcviz.canvas import Canvas, corners, look_again, steps_of
 from hcviz.errors import HcvizError
 from hcviz.runs.run import Run
+from hcviz.views.canvas import Canvas, corners, look_again, steps_of
 
 MOST_ARMS = 4
 CHOICE = ("cosine", "ledger", "distance", "norm", "effective_rank", "stable_rank")

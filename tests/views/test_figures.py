@@ -1,4 +1,4 @@
-"""hcviz.views: every figure by its name, from a run."""
+"""hcviz.views.watch: every figure by its name, from a run."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ import tiny
 import hcviz
 from hcviz.errors import HcvizError
 from hcviz.metrics import METRICS
-from hcviz.views import FRAMES, figure, figure_names
+from hcviz.views.watch import FRAMES, figure, figure_names
 
 
 @pytest.fixture(scope="module")

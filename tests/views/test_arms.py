@@ -11,10 +11,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import hcviz
-from hcviz.demo import ARMS, DEMO, findings, start_of
 from hcviz.errors import HcvizError
-from hcviz.figures import draw
 from hcviz.runs.recorded import record
+from hcviz.views.arms import ARMS, DEMO, findings, start_of
+from hcviz.views.figures import draw
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Runs shown: arms, figures, sliders."""
