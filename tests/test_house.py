@@ -19,8 +19,8 @@ PACKAGE = ROOT / "hcviz"
 
 # From the bottom up: a room imports only rooms before it. A new file takes its place here.
 ROOMS = """
-    errors io statistics plots architecture widening cloning runs metrics training views
-    pretraining gallery cli_common cli_models cli_runs cli_views cli __main__
+    errors io statistics plots architecture widening cloning runs metrics training views cli
+    pretraining gallery __main__
 """.split()
 
 # The places of one machine, and the hosts of package registries (a mirror must do as well).

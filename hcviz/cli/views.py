@@ -5,7 +5,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from hcviz.cli_common import Model, Runs, typed_command
+from hcviz.cli.common import Model, Runs, typed_command
 from hcviz.errors import HcvizError
 
 

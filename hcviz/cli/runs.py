@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from hcviz.cli_common import Model, Name, Runs, typed_command
+from hcviz.cli.common import Model, Name, Runs, typed_command
 from hcviz.errors import HcvizError
 
 ATTENTION_OUTPUT = re.compile(r"(o_proj|out_proj|attention\.dense|attn\.c_proj)\.weight$")

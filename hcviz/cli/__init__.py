@@ -9,9 +9,9 @@ from pathlib import Path
 import tyro
 from tyro.conf import Positional
 
-from hcviz.cli_models import clone, declone, deepen, families, pretrain, verify
-from hcviz.cli_runs import demo, figures, train
-from hcviz.cli_views import diff, measure, plot
+from hcviz.cli.models import clone, declone, deepen, families, pretrain, verify
+from hcviz.cli.runs import demo, figures, train
+from hcviz.cli.views import diff, measure, plot
 from hcviz.errors import HcvizError
 
 
@@ -25,7 +25,7 @@ def lab(
         app: Open it with Voila: no code, only text, figures and sliders, for a class.
         browser: Open a browser window.
     """
-    shipped = Path(__file__).parent.parent / "notebooks" / notebook
+    shipped = Path(__file__).parents[2] / "notebooks" / notebook
     path = shipped if shipped.is_file() else Path(notebook)
     if not path.is_file():
         raise HcvizError(

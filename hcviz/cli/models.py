@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from hcviz.cli_common import Factor, Model, Name, Out, dtype_of, expansion_of, setting
+from hcviz.cli.common import Factor, Model, Name, Out, dtype_of, expansion_of, setting
 
 
 def clone(
