@@ -17,10 +17,16 @@ import hcviz
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hcviz"
 
-# From the bottom up: a room imports only rooms before it. A new file takes its place here.
+# From the bottom up: a room imports only rooms before it.
 ROOMS = """
     errors io statistics plots architecture widening cloning runs metrics training views cli
-    pretraining gallery __main__
+    __main__
+""".split()
+CATALOGUES = ("metrics", "plots")  # a file for each family of metrics, for each figure
+PUBLIC = """
+    clone clone_checkpoint verify Report declone deepen layout lockstep_groups grow_optimizer load
+    train MetricsCallback Run measure speedup forgetting escape diff widen_matrix measure_matrix
+    explore watch run_arms recorded HcvizError CloneError plots
 """.split()
 
 # The places of one machine, and the hosts of package registries (a mirror must do as well).
@@ -62,26 +68,58 @@ def imports(source: str) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def upward(name: str, source: str) -> list[str]:
-    """Return the imports of one room that do not point down."""
-    found = []
-    for target in imports(source):
-        parts = target.split(".")
-        if parts[0] != "hcviz" or len(parts) == 1 or parts[1].startswith("__"):
-            continue
-        if parts[1] != name and ROOMS.index(parts[1]) >= ROOMS.index(name):
-            found.append(target)
+def ours(source: str) -> set[str]:
+    """Return the modules of hcviz that a source imports, as dotted names without the package."""
+    found = set()
+    for name in imports(source):
+        parts = name.split(".")
+        while len(parts) > 1 and parts[0] == "hcviz":
+            if PACKAGE.joinpath(*parts[1:]).is_dir() or _file(parts[1:]).is_file():
+                found.add(".".join(parts[1:]))
+                break
+            parts.pop()
     return found
+
+
+def _file(parts: list[str]) -> Path:
+    return PACKAGE.joinpath(*parts).with_suffix(".py")
+
+
+def upward(name: str, source: str) -> list[str]:
+    """Return the imports of a room that do not point down."""
+    targets = sorted(ours(source))
+    return [
+        target
+        for target in targets
+        if (to := target.split(".")[0]) != name and ROOMS.index(to) >= ROOMS.index(name)
+    ]
+
+
+def graph() -> dict[str, set[str]]:
+    """Return which module imports which, dotted; a room's own name stands for its __init__."""
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): ours(
+            path.read_text(encoding="utf-8")
+        )
+        for path in modules()
+        if path != PACKAGE / "__init__.py"  # it loads every room
+    }
 
 
 def fenced(text: str) -> str:
     return "\n".join(re.findall(r"^```[^\n]*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL))
 
 
-def test_every_file_has_its_place_among_the_rooms():
-    assert len(ROOMS) == len(set(ROOMS))
-    there = {room(path) for path in modules()} - {"__init__"}
-    assert there <= set(ROOMS), "add the new room to ROOMS, above what it imports"
+def test_every_file_has_its_room_and_every_room_exists():
+    assert {room(path) for path in modules()} - {"__init__"} == set(ROOMS)
+
+
+@pytest.mark.parametrize("name", sorted(set(ROOMS) - {"errors", "__main__", *CATALOGUES}))
+def test_a_room_is_seen_at_a_glance(name):
+    files = {path.name for path in (PACKAGE / name).iterdir()} - {"__init__.py", "__pycache__"}
+    files = {file for file in files if file.endswith(".py")}
+    assert len(files) <= 8
+    assert not any(file.startswith("_") for file in files), "a file that no other room may import"
 
 
 @pytest.mark.parametrize(
@@ -94,22 +132,59 @@ def test_imports_point_down(path):
 
 
 def test_an_import_that_points_up_is_seen():
-    inside = (
-        "def f():\n    from hcviz import cloning\n    from hcviz.architecture.blocks import grid\n"
-    )
-    assert upward("families", inside) == ["hcviz.cloning.clone", "hcviz.architecture.blocks.grid"]
-    assert upward("verifying", inside) == []
+    inside = "def f():\n    from hcviz.cloning import card\n    from hcviz.io.files import x\n"
+    assert upward("architecture", inside) == ["cloning.card"]
+    assert upward("training", inside) == []
+
+
+def test_the_chain_of_rooms_is_short():
+    rooms: dict[str, set[str]] = {}
+    for module, targets in graph().items():
+        rooms.setdefault(module.split(".")[0], set()).update(t.split(".")[0] for t in targets)
+
+    def chain(name: str) -> list[str]:
+        below = (chain(other) for other in rooms[name] - {name})
+        return [name, *max(below, key=len, default=[])]
+
+    assert len(chain("cli")) <= 8, chain("cli")
+
+
+def test_no_circle_inside_a_room():
+    left = {m: {t for t in found if t != m} for m, found in graph().items()}
+    inits = {m for m in left if (PACKAGE / m).is_dir()}  # they load their room for its users
+    left = {m: found - inits for m, found in left.items() if m not in inits}
+    while free := {m for m, found in left.items() if not found & left.keys()}:
+        left = {m: found for m, found in left.items() if m not in free}
+    assert not left
+
+
+def test_what_is_private_stays_in_its_room():
+    crossing = [
+        f"{path.relative_to(PACKAGE)}: {name}"
+        for path in modules()
+        for name in imports(path.read_text(encoding="utf-8"))
+        if name.startswith("hcviz.")
+        and any(part.startswith("_") and not part.startswith("__") for part in name.split("."))
+        and name.split(".")[1] != room(path)
+    ]
+    assert not crossing
+
+
+def test_tests_mirror_the_rooms():
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders - {"browser"} == set(ROOMS) - {"errors", "__main__"}
+
+
+def test_public_names_are_frozen():
+    assert hcviz.__all__ == PUBLIC
 
 
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("ipywidgets", {"exploring", "gallery", "views"}),
-        ("tyro", {"cli", "cli_common", "cli_models", "cli_runs", "cli_views"}),
-        (
-            "matplotlib",
-            {"theme", "plots", "demo", "figures", "views", "canvas", "gallery"},
-        ),
+        ("ipywidgets", {"views"}),
+        ("tyro", {"cli"}),
+        ("matplotlib", {"plots", "views"}),
     ],
 )
 def test_heavy_packages_stay_in_their_rooms(package, allowed):
@@ -123,10 +198,10 @@ def test_heavy_packages_stay_in_their_rooms(package, allowed):
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in modules() if room(path) in ("theme", "plots")],
+    [path for path in modules() if room(path) in ("statistics", "plots")],
     ids=lambda path: str(path.relative_to(PACKAGE)),
 )
-def test_plots_do_without_models(path):
+def test_plots_and_statistics_do_without_models(path):
     used = {name.split(".")[0] for name in imports(path.read_text(encoding="utf-8"))}
     assert not used & {"torch", "transformers", "safetensors"}
 
@@ -161,7 +236,7 @@ def test_public_name_is_in_the_readme(name):
 
 
 def test_no_verb_is_hidden_by_a_file_of_its_name():
-    """Importing hcviz.verify, a file, would put it in the place of hcviz.verify, the function."""
+    """Importing hcviz.verify, a room, would put it in the place of hcviz.verify, the function."""
     assert {room(path) for path in modules()} & set(hcviz.__all__) == {"plots"}
 
 

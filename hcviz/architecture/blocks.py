@@ -197,6 +197,7 @@ def grid(weight: torch.Tensor, axes: TensorAxes, factors: Factors) -> torch.Tens
         ValueError: If the shapes do not fit, or the tensor is fused from several segments.
 
     Example:
+        >>> from hcviz.architecture.axes import Dim, Segment
         >>> rows = Dim("write", (Segment((("ffn", 2),)),))
         >>> square = (rows, Dim("read", (Segment((("hidden", 2),)),)))
         >>> grid(torch.arange(16.0).view(4, 4), square, {"hidden": 2, "ffn": 2})[0, 1]

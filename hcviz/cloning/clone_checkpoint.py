@@ -92,7 +92,7 @@ def clone_checkpoint(
         >>> import tempfile
         >>> done = clone_checkpoint("nano:llama", tempfile.mkdtemp(), hidden=2, progress=False)
         >>> done.report.passed, done.parameters
-        (True, (1000320, 3474176))
+        (True, (1000576, 3475712))
     """
     out = Path(out)
     if check not in CHECKS:

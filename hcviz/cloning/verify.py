@@ -106,8 +106,8 @@ def verify(
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
         >>> import hcviz
-        >>> small = LlamaForCausalLM(LlamaConfig(hidden_size=32, intermediate_size=64,
-        vocab_size=100, ...     num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2))
+        >>> sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+        >>> small = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=2, vocab_size=100))
         >>> hcviz.verify(small.eval(), hcviz.clone(small)).passed
         True
     """

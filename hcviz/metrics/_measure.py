@@ -64,8 +64,7 @@ def measure(
         HcvizError: If a metric is unknown, or no tensor or step is left.
 
     Example:
-        >>> frame = measure("runs/demo/symmetric", metrics=["ledger"], tensors="mlp")  # doctest:
-        +SKIP
+        >>> measure("runs/demo/symmetric", metrics=["ledger"], tensors="mlp")  # doctest: +SKIP
     """
     asked = {label: resolve(label) for label in metrics}
     runs = run if isinstance(run, list | tuple) else [run]

@@ -64,7 +64,8 @@ def diff(a: Any, b: Any, *, factors: Mapping[str, Any] | None = None) -> pd.Data
         >>> import hcviz
         >>> small, _ = hcviz.load("nano:llama")
         >>> frame = hcviz.diff(small, hcviz.clone(small, expansion="diagonal"))
-        >>> frame.set_index("tensor").loc["model.layers.0.mlp.up_proj.weight", "symmetric"]
+        >>> frame = frame.set_index("tensor")
+        >>> float(frame.loc["model.layers.0.mlp.up_proj.weight", "symmetric"])
         0.0
     """
     small, wide = _open(a), _open(b)

@@ -45,7 +45,7 @@ def speedup(
     Example:
         >>> rows = {"run": ["a"] * 3 + ["b"] * 3, "tokens": [0, 4, 8] * 2, "split": "heldout"}
         >>> frame = pd.DataFrame(rows | {"loss": [4.0, 3.0, 2.0, 4.0, 2.0, 1.0]})
-        >>> float(speedup(frame, against="a").set_index("run").loc["b", "ratio"])
+        >>> round(float(speedup(frame, against="a").set_index("run").loc["b", "ratio"]), 6)
         2.0
     """
     curves = _curves(history, hue, x, split, "speedup()")
