@@ -19,7 +19,7 @@ from transformers.modeling_utils import remove_tied_weights_from_state_dict
 from hcviz.architecture.infer import meta_model, tensors
 from hcviz.cloning.clone import decide
 from hcviz.errors import CloneError, HcvizError
-from hcviz.io.checkpoints import Checkpoint, Unit, units
+from hcviz.io.checkpoint import Checkpoint, Unit, units
 from hcviz.io.files import write_text
 from hcviz.io.shards import Ring, header_of, made_ahead, room, write_shard
 from hcviz.widening.plan import check_shapes
