@@ -18,8 +18,7 @@ from tiles import MULTIPLES, box, matrix, origins, say, sheet, written
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import hcviz
-from hcviz.architecture.factors import resolve_factors
-from hcviz.architecture.targets import factors_to
+from hcviz.architecture.factors import factors_to, resolve_factors
 from hcviz.plots import theme
 
 mpl.use("agg")

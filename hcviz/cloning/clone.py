@@ -7,9 +7,8 @@ from numbers import Real
 from transformers import PreTrainedModel
 
 from hcviz.architecture.axes import Factors, TensorAxes
-from hcviz.architecture.factors import resolve_factors
+from hcviz.architecture.factors import factors_to, resolve_factors
 from hcviz.architecture.infer import infer
-from hcviz.architecture.targets import factors_to
 from hcviz.architecture.tiny import heads_follow_hidden
 from hcviz.architecture.widths import widths
 from hcviz.errors import CloneError

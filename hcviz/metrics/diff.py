@@ -12,9 +12,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from hcviz.architecture.axes import SYMMETRY, TensorAxes
 from hcviz.architecture.blocks import pieces
-from hcviz.architecture.factors import parse_factors, read_factors
+from hcviz.architecture.factors import factors_between, parse_factors, read_factors
 from hcviz.architecture.infer import meta_model, tensors
-from hcviz.architecture.targets import factors_between
 from hcviz.architecture.widths import widths
 from hcviz.cloning.clone import decide
 from hcviz.errors import HcvizError

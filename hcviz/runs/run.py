@@ -240,8 +240,7 @@ class Run:
         return self._once("asked", self._ask)
 
     def _ask(self) -> dict[str, Any] | None:
-        from hcviz.architecture.factors import read_factors
-        from hcviz.architecture.targets import factors_between
+        from hcviz.architecture.factors import factors_between, read_factors
 
         asked = self._info or {}
         if asked.get("asked"):

@@ -4,8 +4,7 @@ import models
 import pytest
 
 import hcviz
-from hcviz.architecture.factors import resolve_factors
-from hcviz.architecture.targets import factors_between, factors_to
+from hcviz.architecture.factors import factors_between, factors_to, resolve_factors
 from hcviz.architecture.widths import resized
 
 
