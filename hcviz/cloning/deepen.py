@@ -9,8 +9,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hcviz.architecture.axes import TensorAxes
-from hcviz.architecture.faithful import faithful
 from hcviz.architecture.infer import tensors
+from hcviz.architecture.tiny import faithful
 from hcviz.errors import CloneError
 from hcviz.widening.folding import ties
 from hcviz.widening.layout import layout

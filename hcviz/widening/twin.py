@@ -13,10 +13,10 @@ from torch import nn
 
 from hcviz.architecture.axes import Factors, TensorAxes
 from hcviz.architecture.factors import resolve_factors
-from hcviz.architecture.faithful import faithful
 from hcviz.architecture.families import family_of
 from hcviz.architecture.infer import infer, meta_model
 from hcviz.architecture.segments import Fusing
+from hcviz.architecture.tiny import faithful
 from hcviz.architecture.widths import axis_of, widths
 from hcviz.errors import CloneError
 from hcviz.widening.expansion import Expansion
@@ -47,7 +47,7 @@ def random_twin(config, model_class, seed: int = 0) -> nn.Module:
     """Build a float64 model, every weight, gain and bias random.
 
     Args:
-        config: Its configuration, a tiny one (:func:`~hcviz.architecture.faithful.faithful`).
+        config: Its configuration, a tiny one (:func:`~hcviz.architecture.tiny.faithful`).
         model_class: Its class.
         seed: Seed of the weights.
 

@@ -10,7 +10,7 @@ from transformers import (
 )
 
 import hcviz
-from hcviz.architecture import faithful
+from hcviz.architecture import tiny as faithful
 from hcviz.architecture.tiny import shrunk
 from hcviz.widening import twin
 

@@ -10,7 +10,7 @@ import torch
 
 import hcviz
 from hcviz.architecture.factors import resolve_factors
-from hcviz.architecture.faithful import faithful
+from hcviz.architecture.tiny import faithful
 from hcviz.io.process import quiet
 from hcviz.widening.census import model_types
 from hcviz.widening.expansion import Expansion
