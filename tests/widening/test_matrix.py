@@ -12,10 +12,9 @@ import hcviz
 from hcviz.architecture.factors import resolve_factors
 from hcviz.architecture.tiny import faithful
 from hcviz.io.process import quiet
-from hcviz.widening.census import model_types
+from hcviz.widening.census import USUAL, model_types, usual_config
 from hcviz.widening.expansion import Expansion
 from hcviz.widening.twin import loop_over_experts, random_twin, resolve_fusing
-from hcviz.widening.usual import USUAL, usual_config
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 ROWS = {
