@@ -10,7 +10,7 @@ import functools
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from hcviz.widening.precision import TrueFloat64
+from hcviz.widening.twin import TrueFloat64
 
 VOCAB, LENGTH = 61, 10
 _SHAPE = {

@@ -1,8 +1,6 @@
 """clone(): a model in, a wider model that computes the same out (HyperCloning, paper section 3)."""
 
 import warnings
-from collections.abc import Mapping, Sequence
-from numbers import Real
 
 from transformers import PreTrainedModel
 
@@ -12,55 +10,20 @@ from hcviz.architecture.infer import infer
 from hcviz.architecture.tiny import heads_follow_hidden
 from hcviz.architecture.widths import widths
 from hcviz.errors import CloneError
+from hcviz.io.parameters import takes
 from hcviz.widening.expansion import Expansion
 from hcviz.widening.plan import Plan, grow, plan
+from hcviz.widening.request import CloneRequest, Growth
 from hcviz.widening.twin import resolve_fusing
 
 
-def clone(
-    model: PreTrainedModel,
-    *,
-    hidden: Real = 2,
-    ffn: Real | None = None,
-    heads: Real | None = None,
-    kv_heads: Real | None = None,
-    head_dim: int = 1,
-    expert_ffn: Real | None = None,
-    to_config=None,
-    expansion: str | Sequence | Mapping = "symmetric",
-    snr_db: float | Mapping[str, float] | None = None,
-    seed: int = 0,
-    tie: str = "keep",
-    check: bool = True,
-) -> PreTrainedModel:
+@takes(CloneRequest)
+def clone(model: PreTrainedModel, *, request: CloneRequest) -> PreTrainedModel:
     """Widen a causal language model so that it computes exactly what it did.
 
     Args:
         model: The source, on any device, in any floating dtype. It is not changed.
-        hidden: Factor of the residual stream. A factor need not be whole (1.5, 5/4): the first
-            FFN neurons and heads then get one copy more, and the residual stream is padded.
-        ffn: Factor of the FFN neurons; as ``hidden`` if None.
-        heads: Factor of the query heads; ``hidden / head_dim`` if None.
-        kv_heads: Factor of the key/value heads; as ``heads`` if None, but a single one stays
-            single.
-        head_dim: Factor of the head size, a whole number. Rotary positions then get the rope type
-            ``longrope``, whose list of frequencies says those of the source.
-        expert_ffn: Factor of the experts' inner width where it has a field of its own; as ``ffn``
-            if None.
-        to_config: A configuration to reach instead of factors, a folder or hub id with one, or
-            some of its fields: ``{"hidden_size": 640}``.
-        expansion: How copies that are read share a weight: ``symmetric`` (1/n each), ``diagonal``
-            (output copy i reads input copy i), ``noisy-symmetric``, ``noisy-diagonal``, ``random``
-            (unequal shares), or a table of shares ``[[0.7, 0.3], ...]`` (a row per written copy).
-            ``{key: form}`` gives tensors forms of their own, by a part of the model (``ffn``,
-            ``heads``, ``hidden``: what has neither) or a regular expression over names.
-        snr_db: Signal-to-noise ratio of a noisy form in dB; 10 if None, as in the paper;
-            ``{key: dB}`` as above. It is the ratio in every single tensor.
-        seed: Seed of noise and random shares.
-        tie: ``keep`` leaves tied embeddings tied (the head's 1/n goes to the final norm's gain;
-            where there is none they are untied, with a warning); ``untie`` gives the clone a head
-            of its own.
-        check: Send a tiny random twin of the configuration through the same code first.
+        request: {options}
 
     Returns:
         The clone, of the source's class: in eval mode, in its dtype and on its device, sharing no
@@ -78,34 +41,19 @@ def clone(
         >>> wide.config.hidden_size, wide.config.num_attention_heads
         (64, 8)
     """
-    options = {name: value for name, value in locals().items() if name != "model"}
     if isinstance(model, PreTrainedModel) and model.device.type == "meta":
         raise CloneError(
             f"This {type(model).__name__} is on the meta device and has no weights to clone. "
             "Load it with from_pretrained() onto a real device."
         )
-    return grow(model, decide(model, **options))
+    return grow(model, decide(model, request))
 
 
-def decide(
-    model: PreTrainedModel,
-    *,
-    hidden=2,
-    ffn=None,
-    heads=None,
-    kv_heads=None,
-    head_dim=1,
-    expert_ffn=None,
-    to_config=None,
-    expansion="symmetric",
-    snr_db=None,
-    seed=0,
-    tie="keep",
-    check=True,
-) -> Plan:
+def decide(model: PreTrainedModel, request: CloneRequest) -> Plan:
     """Say what :func:`clone` would do with every tensor of a model that may be on the meta device.
 
-    Takes and raises what :func:`clone` does.
+    Raises:
+        CloneError: As :func:`clone`.
     """
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
@@ -118,19 +66,10 @@ def decide(
             f"clone() widens causal language models, and {model_class.__name__} is none. "
             "Load the model with AutoModelForCausalLM.from_pretrained(...)."
         )
-    if tie not in ("keep", "untie"):
-        raise CloneError(f"tie={tie!r} is unknown. Choose 'keep' or 'untie'.")
-    form = Expansion.of(expansion, snr_db, seed)
-    sizes = {"hidden": hidden, "ffn": ffn, "heads": heads, "kv_heads": kv_heads}
-    sizes |= {"head_dim": head_dim, "expert_ffn": expert_ffn}
-    if to_config is not None:
-        usual = {"hidden": 2, "head_dim": 1}
-        asked = {name: value for name, value in sizes.items() if value != usual.get(name)}
-        if asked:
-            raise CloneError(
-                f"to_config and {asked} both say how wide the clone becomes. Leave one of them out."
-            )
-        sizes = factors_to(config, to_config)
+    form = Expansion.of(request.expansion, request.snr_db, request.seed)
+    sizes = request.sizes
+    if request.to_config is not None:
+        sizes = factors_to(config, request.to_config)
     factors = resolve_factors(config, **sizes)
     together = factors["hidden"] == factors["kv_heads"] * factors["group"] * factors["head_dim"]
     together &= factors["group"] == 1 or widths(config).group > 1
@@ -141,7 +80,8 @@ def decide(
             f"grow together only, and the call asks for {grown}. Leave heads and kv_heads out, or "
             f"set heads={factors['hidden']}."
         )
-    fusing = resolve_fusing(config, model_class, factors, form, tie, check=check)
+    growth = Growth(config, model_class, factors, form, request.tie)
+    fusing = resolve_fusing(growth, check=request.check)
     axes = infer(config, model_class, fusing)
     if form.noisy and not _reads_copies(axes, factors):
         raise CloneError(
@@ -149,7 +89,7 @@ def decide(
             "so there is nothing that noise could cancel over. Grow hidden, ffn or heads, or use "
             "'symmetric'."
         )
-    result = plan(model, axes, factors, form, tie, fusing)
+    result = plan(model, axes, growth, fusing)
     try:
         result.config.validate()
     except Exception as error:  # its class may raise any kind
@@ -158,12 +98,12 @@ def decide(
             f"{type(config).__name__} refuses the widened configuration: {reason} Choose factors "
             "that it accepts, such as the same for hidden and heads."
         ) from error
-    if tie == "keep" and result.head:
+    if request.tie == "keep" and result.head:
         warnings.warn(
             f"{model_class.__name__} has no gain in its final norm that could take the tied head's "
             f"1/{int(factors['hidden'])}: the clone's head is untied "
             "(config.tie_word_embeddings=False).",
-            stacklevel=3,
+            stacklevel=4,
         )
     return result
 

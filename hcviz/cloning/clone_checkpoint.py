@@ -26,8 +26,10 @@ from hcviz.cloning.verify import Report, verify
 from hcviz.errors import HcvizError
 from hcviz.io.checkpoint import stamp, weight_files
 from hcviz.io.files import check_free, check_space, open_to_readers, replace_folder, write_text
+from hcviz.io.parameters import takes
 from hcviz.io.process import quiet, surroundings
 from hcviz.io.sources import folder_of
+from hcviz.widening.request import CloneRequest
 
 NOTE = "unfinished.json"
 """What a hidden folder is for; it is removed when all is there."""
@@ -49,6 +51,7 @@ class Written:
     """Of the source and of the clone."""
 
 
+@takes(CloneRequest)
 def clone_checkpoint(
     src: str | Path,
     out: str | Path,
@@ -61,7 +64,7 @@ def clone_checkpoint(
     overwrite: bool = False,
     trust_remote_code: bool = False,
     progress: bool = True,
-    **options: Any,
+    request: CloneRequest,
 ) -> Written:
     """Widen a checkpoint tensor by tensor; the files are those of cloning in memory and saving.
 
@@ -82,7 +85,7 @@ def clone_checkpoint(
         overwrite: Replace ``out`` if it exists.
         trust_remote_code: Run code that comes with the model.
         progress: Show a bar.
-        options: Factors, ``expansion``, ``snr_db``, ``seed`` and ``tie`` of :func:`hcviz.clone`.
+        request: {options}
 
     Raises:
         CloneError: If an option is wrong, or the architecture or its checkpoint not understood.
@@ -101,17 +104,17 @@ def clone_checkpoint(
     place = folder_of(src, trust_remote_code=trust_remote_code)
     with _hashing(weight_files(place)) as hashes:
         with quiet():
-            transfer = Transfer(place, dtype, trust_remote_code, options)
+            transfer = Transfer(place, dtype, trust_remote_code, request)
         transfer.plan.config.hcviz["source"] = str(src)
         split = _split(transfer.outputs, max_shard_size)
-        request = {
+        asked = {
             "recipe": transfer.plan.config.hcviz,
             "dtype": str(transfer.dtype),
             "max_shard_size": max_shard_size,
             "source": stamp(place),
             "versions": surroundings()["versions"],
         }
-        folder = _workplace(out, request)
+        folder = _workplace(out, asked)
         there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         left = split.metadata["total_size"] - there
         check_space(out, left, f"The clone in {out}")

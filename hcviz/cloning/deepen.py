@@ -15,8 +15,7 @@ from hcviz.errors import CloneError
 from hcviz.widening.folding import ties
 from hcviz.widening.layout import layout
 from hcviz.widening.plan import assign, empty, finish
-from hcviz.widening.precision import TrueFloat64
-from hcviz.widening.twin import TOLERANCE, random_twin, relative_error
+from hcviz.widening.twin import TOLERANCE, TrueFloat64, random_twin, relative_error
 
 METHODS = ("identity", "stack")
 

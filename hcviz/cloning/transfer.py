@@ -8,7 +8,6 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -23,6 +22,7 @@ from hcviz.io.checkpoint import Checkpoint, Unit, units
 from hcviz.io.files import write_text
 from hcviz.io.shards import Ring, header_of, made_ahead, room, write_shard
 from hcviz.widening.plan import check_shapes
+from hcviz.widening.request import CloneRequest
 
 CARRIED = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt"),
@@ -39,7 +39,7 @@ class Transfer:
     ``stored_as`` which of them a tensor of the clone is, where it is one.
     """
 
-    def __init__(self, place: Path, dtype, trust_remote_code: bool, options: dict[str, Any]):
+    def __init__(self, place: Path, dtype, trust_remote_code: bool, request: CloneRequest):
         """Plan everything on the meta device."""
         try:
             config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
@@ -57,7 +57,7 @@ class Transfer:
             self.source = AutoModelForCausalLM.from_config(
                 config, dtype=self.dtype, trust_remote_code=trust_remote_code
             ).eval()
-        self.plan = decide(self.source, **options)
+        self.plan = decide(self.source, request)
         self.wide = meta_model(self.plan.config, type(self.source))
         self.pair = (self.source, self.wide)
         self.parameters = tuple(model.num_parameters() for model in self.pair)

@@ -10,8 +10,7 @@ from transformers import PreTrainedModel
 
 from hcviz.errors import HcvizError
 from hcviz.io.process import quiet
-from hcviz.widening.precision import TrueFloat64
-from hcviz.widening.twin import loop_over_experts
+from hcviz.widening.twin import TrueFloat64, loop_over_experts
 
 ROUNDINGS = 64
 """Roundings of the dtype that may add up along the depth of a model: float32 is allowed 64 epsilon

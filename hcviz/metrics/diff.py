@@ -21,6 +21,7 @@ from hcviz.io.sources import place_of
 from hcviz.metrics import axes_of, known_layout
 from hcviz.runs.run import Run
 from hcviz.widening.layout import layout
+from hcviz.widening.request import CloneRequest
 
 COLUMNS = ["tensor", "layer", "part", "moved", "symmetric", "R", "H", "N"]
 
@@ -128,8 +129,7 @@ def _widened(small: _Side, wide: _Side, factors: Mapping[str, Any]) -> Callable:
     """Return what gives a tensor of the symmetric clone of the smaller model."""
     model = meta_model(small.config, AutoModelForCausalLM._model_mapping[type(small.config)])
     tied = getattr(wide.config, "tie_word_embeddings", False)
-    planned = decide(
-        model,
+    request = CloneRequest(
         hidden=factors["hidden"],
         ffn=factors["ffn"],
         heads=factors["kv_heads"] * factors["group"],
@@ -139,6 +139,7 @@ def _widened(small: _Side, wide: _Side, factors: Mapping[str, Any]) -> Callable:
         tie="keep" if tied else "untie",
         check=False,
     )
+    planned = decide(model, request)
     source = {planned.head: planned.embedding} if planned.head else {}
     return lambda name: planned.widened(name, small.tensor(source.get(name, name)))
 

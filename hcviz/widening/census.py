@@ -10,6 +10,7 @@ from hcviz.architecture.factors import resolve_factors
 from hcviz.errors import CloneError, HcvizError
 from hcviz.io.process import quiet
 from hcviz.widening.expansion import Expansion
+from hcviz.widening.request import Growth
 from hcviz.widening.twin import resolve_fusing, what_works
 
 VERDICTS = ("exact", "partly", "refused")
@@ -94,7 +95,7 @@ def _rows(types: Iterable[str]) -> Iterator[dict[str, str]]:
                 config, model_class = usual_config(kind)
                 factors = resolve_factors(config)
                 works = ["hidden=2"]
-                resolve_fusing(config, model_class, factors, Expansion(), "keep", advise=False)
+                resolve_fusing(Growth(config, model_class, factors, Expansion()), advise=False)
             except CloneError as error:
                 why = str(error)
                 works = what_works(config, model_class) if works else []

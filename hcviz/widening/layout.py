@@ -13,6 +13,7 @@ from hcviz.architecture.segments import Fusing
 from hcviz.architecture.widths import resized
 from hcviz.errors import CloneError
 from hcviz.widening.expansion import Expansion
+from hcviz.widening.request import Growth
 from hcviz.widening.twin import resolve_fusing
 
 
@@ -62,8 +63,8 @@ def layout(model: PreTrainedModel | PreTrainedConfig, *, factors: Factors | None
     if known is not None:  # it was found out when the clone was made
         fusing = Fusing(**known)
     else:
-        probe = resolve_factors(config)
-        fusing = resolve_fusing(config, model_class, probe, Expansion(), "keep", check=False)
+        probe = Growth(config, model_class, resolve_factors(config), Expansion())
+        fusing = resolve_fusing(probe, check=False)
     grown = parse_factors(factors or {})
     if grown and family_of(config).multiple:  # a clone's inner width may have no room to be tried
         smaller = resized(config, **{axis: 1 / Fraction(n) for axis, n in grown.items()})

@@ -16,20 +16,20 @@ from hcviz.architecture.widths import check_multiple, resized
 from hcviz.errors import CloneError
 from hcviz.widening.expansion import PARTS, Expansion, finds, widen
 from hcviz.widening.folding import Folding, embedding_name, eps_fields, fold, ties
+from hcviz.widening.request import Growth
 from hcviz.widening.rotary import rotary_fields
 
 
-def recipe(factors: Factors, form: Expansion, fusing: Fusing, config, changed: dict) -> dict:
+def recipe(growth: Growth, fusing: Fusing, changed: dict) -> dict:
     """Return what a clone's configuration says of its making, JSON-ready.
 
     Args:
-        factors: The factor of each axis.
-        form: The expansion.
+        growth: What it grew by.
         fusing: What was found out about the layout.
-        config: The source's configuration.
         changed: Fields of it, other than widths, that the clone has otherwise, with the old values.
     """
-    written = {axis: n if isinstance(n, int) else str(n) for axis, n in factors.items()}
+    config, form = growth.config, growth.form
+    written = {axis: n if isinstance(n, int) else str(n) for axis, n in growth.factors.items()}
     source = getattr(config, "_name_or_path", "") or None
     before = getattr(config, "hcviz", None)  # a clone of a clone
     made = {"factors": written, **form.to_dict(), "source": source, "fusing": fusing.to_dict()}
@@ -90,9 +90,7 @@ class Plan:
 def plan(
     source: PreTrainedModel,
     axes: Mapping[str, TensorAxes],
-    factors: Factors,
-    form: Expansion,
-    tie: str,
+    growth: Growth,
     fusing: Fusing,
 ) -> Plan:
     """Decide what becomes of every tensor of a source.
@@ -100,16 +98,15 @@ def plan(
     Args:
         source: The model to widen; it may be on the meta device.
         axes: The axes of its tensors.
-        factors: The factor of each axis.
-        form: The expansion.
-        tie: ``keep`` or ``untie``.
+        growth: What they grow by.
         fusing: What was found out about the layout.
 
     Raises:
         CloneError: If the model is tied otherwise than its configuration says, a rule of the
             expansion finds no tensor, or the head size cannot grow under its positions.
     """
-    folding = fold(source, axes, factors, tie, fusing)
+    factors, form = growth.factors, growth.form
+    folding = fold(source, axes, factors, growth.tie, fusing)
     odd = sorted(tensors(source).keys() ^ axes.keys())
     if odd and folding.head is None:
         raise CloneError(
@@ -124,7 +121,7 @@ def plan(
     for name, value in new.items():
         setattr(config, name, value)
     old = {name: copy.deepcopy(getattr(source.config, name)) for name in new}
-    config.hcviz = recipe(factors, form, fusing, source.config, old)
+    config.hcviz = recipe(growth, fusing, old)
     if folding.head is not None:
         config.tie_word_embeddings = False
     config.dtype = source.dtype

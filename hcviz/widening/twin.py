@@ -1,4 +1,4 @@
-"""The guard of every clone: a tiny random twin goes through the same code first."""
+"""The guard of every clone: a tiny random twin goes first, through the same code, in float64."""
 
 import contextlib
 import copy
@@ -6,10 +6,12 @@ import itertools
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from hcviz.architecture.axes import Factors, TensorAxes
 from hcviz.architecture.factors import resolve_factors
@@ -21,7 +23,7 @@ from hcviz.architecture.widths import axis_of, widths
 from hcviz.errors import CloneError
 from hcviz.widening.expansion import Expansion
 from hcviz.widening.plan import grow, plan
-from hcviz.widening.precision import TrueFloat64
+from hcviz.widening.request import Growth
 from hcviz.widening.rotary import turns
 
 TOLERANCE = 1e-9
@@ -88,26 +90,22 @@ def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
     return error if error == error else float("inf")
 
 
-def twin_error(
-    config, model_class, fusing: Fusing, factors: Factors, form: Expansion, tie: str
-) -> float:
-    """Clone the twin and return its relative logit error.
+def twin_error(growth: Growth, fusing: Fusing) -> float:
+    """Clone a twin and return its relative logit error.
 
     Args:
-        config: The twin's configuration.
-        model_class: Its class.
+        growth: What it grows by; its configuration is the twin's, a tiny one.
         fusing: The hypothesis on fused matrices.
-        factors: The factor of each axis, of those that the twin's units allow.
-        form: The expansion.
-        tie: ``keep`` or ``untie``.
     """
-    twin = random_twin(config, model_class)
+    model_class = growth.model_class
+    twin = random_twin(growth.config, model_class)
     axes = infer(twin.config, model_class, fusing)
-    clone = grow(twin, plan(twin, axes, factors, form, tie, fusing))
+    clone = grow(twin, plan(twin, axes, growth, fusing))
     if clone.num_parameters() == twin.num_parameters():
-        raise CloneError(f"{model_class.__name__} has no width that {dict(factors)} would grow.")
+        grown = dict(growth.factors)
+        raise CloneError(f"{model_class.__name__} has no width that {grown} would grow.")
     loop_over_experts(clone)
-    length = min(12, getattr(config, "max_position_embeddings", 12))
+    length = min(12, getattr(growth.config, "max_position_embeddings", 12))
     ids = torch.randint(
         0, twin.config.vocab_size, (2, length), generator=torch.Generator().manual_seed(1)
     )
@@ -141,36 +139,25 @@ def twin_factors(tiny, factors: Factors) -> dict[str, int | Fraction]:
     return result
 
 
-def resolve_fusing(
-    config,
-    model_class,
-    factors: Factors,
-    form: Expansion,
-    tie: str,
-    *,
-    check: bool = True,
-    advise: bool = True,
-) -> Fusing:
+def resolve_fusing(growth: Growth, *, check: bool = True, advise: bool = True) -> Fusing:
     """Find how fused matrices are laid out: the first hypothesis whose twin is exact.
 
     Args:
-        config: The configuration of the model to be cloned.
-        model_class: Its class.
-        factors: The factor of each axis.
-        form: The expansion.
-        tie: ``keep`` or ``untie``.
+        growth: What the model is to grow by.
         check: Without it a model with nothing fused is not tried at all.
         advise: Try what grows instead when this does not, and say it.
 
     Raises:
         CloneError: If no hypothesis passes; the message says why, and what does grow.
     """
+    config, model_class = growth.config, growth.model_class
     settings = json.dumps(config.to_dict(), sort_keys=True, default=str)
-    cached = f"{model_class.__qualname__} {settings} {sorted(factors.items())} {form} {tie}"
+    grown = f"{sorted(growth.factors.items())} {growth.form} {growth.tie}"
+    cached = f"{model_class.__qualname__} {settings} {grown}"
     if cached in _PASSED:
         return _PASSED[cached]
     try:
-        fusing = _search(config, model_class, factors, form, tie, check)
+        fusing = _search(growth, check)
     except Exception as error:  # a family's own code may raise anything on a tiny size
         if not isinstance(error, CloneError):
             first = (str(error).splitlines() or [""])[0][:200]
@@ -194,22 +181,23 @@ def what_works(config, model_class) -> list[str]:
     for words, call in SMALLER.items():
         with contextlib.suppress(Exception):
             factors = resolve_factors(config, **call)
-            _search(config, model_class, factors, Expansion(), "keep", True)
+            _search(Growth(config, model_class, factors, Expansion()), True)
             found.append(words)
     return found
 
 
-def _search(config, model_class, factors, form: Expansion, tie: str, check: bool) -> Fusing:
+def _search(growth: Growth, check: bool) -> Fusing:
     """Return the first hypothesis whose twin is exact."""
+    config, model_class, factors = growth.config, growth.model_class, growth.factors
     tiny = faithful(config, model_class)
     hypotheses = _hypotheses(tiny, infer(tiny, model_class, Fusing()), factors)
     plain = len({(fusing.attention, fusing.ffn) for fusing in hypotheses}) == 1
     if plain and not check and factors["head_dim"] == 1 and isinstance(factors["hidden"], int):
         return hypotheses[0]
     allowed = ROTARY_TOLERANCE if factors["head_dim"] > 1 and turns(config) else TOLERANCE
-    near, errors = twin_factors(tiny, factors), []
+    twin, errors = replace(growth, config=tiny, factors=twin_factors(tiny, factors)), []
     for fusing in hypotheses:
-        errors.append(twin_error(tiny, model_class, fusing, near, form, tie))
+        errors.append(twin_error(twin, fusing))
         if errors[-1] <= allowed:
             return fusing
     size = widths(config)
@@ -259,3 +247,34 @@ def _hypotheses(config, axes: Mapping[str, TensorAxes], factors: Factors) -> lis
     return [
         Fusing(attention, ffn, power, *head, *pad) for power, pad, head, attention, ffn in choices
     ]
+
+
+class TrueFloat64(TorchFunctionMode):
+    """Turn casts of float64 tensors to float32 into no-ops while the context is open.
+
+    Norms and softmaxes of transformers are computed in float32 whatever the model's dtype, so that
+    a comparison in float64 stops at 1e-7. Inside this context it reaches 1e-15. What is made in
+    float32 from the start (rotary tables) stays so, equally in a source and in its clone.
+
+    Example:
+        >>> x = torch.tensor([1 / 3], dtype=torch.float64)
+        >>> with TrueFloat64():
+        ...     x.float().dtype
+        torch.float64
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        first = args[0] if args else kwargs.get("input")
+        if isinstance(first, torch.Tensor) and first.dtype == torch.float64:
+            if func is torch.Tensor.float:
+                return first
+            if func in (torch.Tensor.to, torch.Tensor.type):
+                args = tuple(torch.float64 if a is torch.float32 else a for a in args)
+            if kwargs.get("dtype") is torch.float32:
+                kwargs["dtype"] = torch.float64
+        if func is torch.full and "dtype" not in kwargs:  # the smallest number of a float64 mask
+            fill = args[1] if len(args) > 1 else kwargs["fill_value"]
+            if isinstance(fill, float) and abs(fill) > torch.finfo(torch.float32).max:
+                kwargs["dtype"] = torch.float64
+        return func(*args, **kwargs)

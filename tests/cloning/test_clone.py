@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import hcviz
-from hcviz.widening.precision import TrueFloat64
+from hcviz.widening.twin import TrueFloat64
 
 GUARDED = {"hidden": 2}
 FORMS = {

@@ -6,7 +6,7 @@ import torch
 
 import hcviz
 from hcviz.errors import HcvizError
-from hcviz.widening.precision import TrueFloat64
+from hcviz.widening.twin import TrueFloat64
 
 
 def logits_apart(a, b):

@@ -9,7 +9,7 @@ import hcviz
 from hcviz.cloning.lockstep import Pace, copies, grow_optimizer, lockstep_groups, paces
 from hcviz.errors import HcvizError
 from hcviz.widening.expansion import Expansion, widen
-from hcviz.widening.precision import TrueFloat64
+from hcviz.widening.twin import TrueFloat64
 
 LR, EPS, DECAY = 3e-3, 1e-6, 0.1
 

@@ -14,6 +14,7 @@ from hcviz.architecture.tiny import faithful
 from hcviz.io.process import quiet
 from hcviz.widening.census import USUAL, model_types, usual_config
 from hcviz.widening.expansion import Expansion
+from hcviz.widening.request import Growth
 from hcviz.widening.twin import loop_over_experts, random_twin, resolve_fusing
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
@@ -64,7 +65,7 @@ def test_refused_types_say_why(kind):
 def refuse(kind):
     config, model_class = usual_config(kind)
     factors = resolve_factors(config)
-    resolve_fusing(config, model_class, factors, Expansion(), "keep", advise=False)
+    resolve_fusing(Growth(config, model_class, factors, Expansion()), advise=False)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ROWS if ROWS[kind][0] != "refused"])
