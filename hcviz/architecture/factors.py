@@ -7,8 +7,6 @@ from numbers import Real
 from os import PathLike
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
-
 from hcviz.architecture.widths import EXPERT_FIELDS, FFN_FIELDS, resized, widths
 from hcviz.errors import CloneError
 from hcviz.io.sources import place_of
@@ -180,7 +178,7 @@ FREE = re.compile(
 follow from others."""
 
 
-def factors_to(config: PreTrainedConfig, target) -> dict[str, Fraction]:
+def factors_to(config: Any, target) -> dict[str, Fraction]:
     """Return the factors that widen a configuration to a target.
 
     Args:
@@ -224,7 +222,7 @@ def factors_to(config: PreTrainedConfig, target) -> dict[str, Fraction]:
     return factors
 
 
-def factors_between(source: PreTrainedConfig, wide: PreTrainedConfig) -> dict[str, int | Fraction]:
+def factors_between(source: Any, wide: Any) -> dict[str, int | Fraction]:
     """Return the factor of each axis that leads from one configuration to a wider one.
 
     Args:
@@ -248,7 +246,7 @@ def factors_between(source: PreTrainedConfig, wide: PreTrainedConfig) -> dict[st
     return resolve_factors(source, **_named(source, _sizes(wide)))
 
 
-def _sizes(config: PreTrainedConfig) -> dict[str, int]:
+def _sizes(config: Any) -> dict[str, int]:
     """Return the widths of a configuration by field."""
     size = widths(config)
     return {
@@ -260,8 +258,10 @@ def _sizes(config: PreTrainedConfig) -> dict[str, int]:
     }
 
 
-def _load(place: str | PathLike) -> PreTrainedConfig:
+def _load(place: str | PathLike) -> Any:
     """Read a configuration; nothing of the model is loaded."""
+    from transformers import AutoConfig
+
     try:
         return AutoConfig.from_pretrained(place_of(place))
     except (OSError, ValueError) as error:
@@ -271,7 +271,7 @@ def _load(place: str | PathLike) -> PreTrainedConfig:
         ) from error
 
 
-def _named(config: PreTrainedConfig, fields: dict[str, int]) -> dict[str, Fraction]:
+def _named(config: Any, fields: dict[str, int]) -> dict[str, Fraction]:
     """Return the factors that bring the named fields to their targets."""
     here, factors, missed = _sizes(config), {}, {}
     for field, wanted in fields.items():

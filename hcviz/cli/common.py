@@ -1,20 +1,39 @@
 """What the commands share: kinds of arguments, dtypes by name, the command line as typed."""
 
+import dataclasses
 import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from hcviz.errors import HcvizError
+from hcviz.io.parameters import explained
 
 Model = Positional[Annotated[str, arg(metavar="MODEL")]]
 Out = Positional[Annotated[Path, arg(metavar="OUT")]]
 Runs = Positional[Annotated[tuple[Path, ...], arg(metavar="RUN [RUN ...]")]]
-Factor = Annotated[str | None, arg(metavar="FACTOR")]
+Factor = Annotated[int | str | None, arg(metavar="FACTOR")]
 Name = Annotated[str | None, arg(metavar="NAME")]
+
+
+def options_of(request: type, names: str, **kinds: Any) -> Any:
+    """Return fields of a request as options of a command: a dataclass that tyro reads.
+
+    Args:
+        request: A dataclass whose fields explain themselves.
+        names: Which of them, in order.
+        kinds: What is typed, where it is not what Python takes.
+    """
+    texts, known = explained(request), {one.name: one for one in dataclasses.fields(request)}
+    fields = []
+    for name in names.split():
+        help = " ".join(texts[name].split())
+        kind = Annotated[kinds.get(name, known[name].type), arg(help=help)]
+        fields.append((name, kind, dataclasses.field(default=known[name].default)))
+    return Annotated[dataclasses.make_dataclass(request.__name__, fields), arg(name="")]
 
 
 def dtype_of(name: str | None):

@@ -6,24 +6,34 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from hcviz.cli.common import Factor, Model, Name, Out, dtype_of, expansion_of, setting
+from hcviz.cli.common import (
+    Factor,
+    Model,
+    Name,
+    Out,
+    dtype_of,
+    expansion_of,
+    options_of,
+    setting,
+)
+from hcviz.widening.request import CloneRequest
+
+Clone = options_of(
+    CloneRequest,
+    "hidden ffn heads kv_heads head_dim expert_ffn to_config expansion snr_db seed tie",
+    **dict.fromkeys(("hidden", "ffn", "heads", "kv_heads", "expert_ffn"), Factor),
+    to_config=Annotated[str | None, arg(metavar="TARGET")],
+    expansion=Annotated[str, arg(metavar="FORM")],
+    snr_db=Annotated[str | None, arg(metavar="DB")],
+    tie=Literal["keep", "untie"],
+)
 
 
 def clone(
     src: Model,
     out: Out,
     /,
-    hidden: Annotated[str, arg(metavar="FACTOR")] = "2",
-    ffn: Factor = None,
-    heads: Factor = None,
-    kv_heads: Factor = None,
-    head_dim: int = 1,
-    expert_ffn: Factor = None,
-    to_config: Annotated[str | None, arg(metavar="TARGET")] = None,
-    expansion: Annotated[str, arg(metavar="FORM")] = "symmetric",
-    snr_db: Annotated[str | None, arg(metavar="DB")] = None,
-    seed: int = 0,
-    tie: Literal["keep", "untie"] = "keep",
+    request: Clone,
     dtype: Name = None,
     max_shard_size: str = "5GB",
     check: Literal["auto", "full", "twin"] = "auto",
@@ -41,21 +51,8 @@ def clone(
     Args:
         src: A folder, a hub id, or nano:NAME for a shipped source.
         out: The folder to make.
-        hidden: Factor of the residual stream: 2, 1.5, 5/4.
-        ffn: Factor of the FFN neurons; None: as hidden.
-        heads: Factor of the attention heads; None: hidden / head_dim.
-        kv_heads: Factor of the key/value heads; None: as heads, but a single one stays single.
-        head_dim: Factor of the head size, a whole number.
-        expert_ffn: Factor of the experts' inner width where it is a field of its own; None: as ffn.
-        to_config: The sizes to reach instead of factors: a folder or hub id with a config.json, or
-            fields such as hidden_size=640,intermediate_size=1536.
-        expansion: How copies that are read share a weight: symmetric, diagonal, noisy-symmetric,
-            noisy-diagonal or random; by part (ffn, heads, hidden) or regular expression over
-            names, such as ffn=random,heads=diagonal; or a .json file with tables of shares.
-        snr_db: Signal-to-noise ratio of a noisy expansion in dB; None: 10. By part or name as
-            above: ffn=20,heads=10.
-        seed: Seed of noise and random shares.
-        tie: Keep tied embeddings tied, or give the clone a head of its own.
+        request: What the clone is to be. A table of shares comes in a .json file:
+            --expansion FILE.json.
         dtype: Cast the source first, for example bfloat16; None: as stored.
         max_shard_size: The largest file of the clone, such as 5GB or 500MB.
         check: full compares both models, twin only a tiny random twin of them; auto is full if
@@ -66,15 +63,14 @@ def clone(
         trust_remote_code: Run code that comes with the model.
     """
     import hcviz
-    from hcviz.architecture.factors import factor_of
 
-    named = to_config is not None and "=" in to_config and not Path(to_config).exists()
-    target = setting(to_config, int) if named else to_config
-    sizes = {"hidden": factor_of("hidden", hidden), "ffn": ffn, "heads": heads}
-    sizes |= {"kv_heads": kv_heads, "head_dim": head_dim, "expert_ffn": expert_ffn}
+    target = request.to_config
+    if target is not None and "=" in target and not Path(target).exists():
+        target = setting(target, int)
+    typed = {"to_config": target, "expansion": expansion_of(request.expansion)}
+    typed |= {"snr_db": setting(request.snr_db, float)}
     done = hcviz.clone_checkpoint(
-        src, out, **sizes, to_config=target, expansion=expansion_of(expansion),
-        snr_db=setting(snr_db, float), seed=seed, tie=tie, dtype=dtype_of(dtype),
+        src, out, **{**vars(request), **typed}, dtype=dtype_of(dtype),
         max_shard_size=max_shard_size, check=check, device=device, overwrite=overwrite,
         keep_failed=keep_failed, trust_remote_code=trust_remote_code,
     )  # fmt: skip

@@ -6,70 +6,45 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from hcviz.cli.common import Model, Name, Runs, typed_command
+from hcviz.cli.common import Model, Name, Runs, options_of, typed_command
 from hcviz.errors import HcvizError
+from hcviz.training.request import TrainRequest
 
 ATTENTION_OUTPUT = re.compile(r"(o_proj|out_proj|attention\.dense|attn\.c_proj)\.weight$")
 """What a recording keeps: the smallest matrix that has copies on both sides."""
 
 
-def train(
-    model: Model,
-    /,
-    out: Path,
-    corpus: str = "asv",
-    steps: int = 120,
-    batch_size: int = 8,
-    context: int = 128,
-    lr: float = 1e-3,
-    dropout: Annotated[float | None, arg(metavar="P")] = None,
-    seed: int = 0,
-    snapshots: int = 12,
-    keep: Annotated[str | None, arg(metavar="REGEX")] = None,
-    snapshot_dtype: Name = None,
-    disk_budget: Annotated[str | None, arg(metavar="SIZE")] = None,
-    metrics: tuple[str, ...] = (),
-    metric_tensors: tuple[str, ...] = (),
-    label: Name = None,
-    device: Name = None,
-    dtype: Name = None,
-    overwrite: bool = False,
-) -> int:
+Train = options_of(
+    TrainRequest,
+    "corpus steps batch_size context lr dropout seed snapshots keep snapshot_dtype disk_budget "
+    "metrics metric_tensors label device dtype overwrite",
+    corpus=str,
+    dropout=Annotated[float | None, arg(metavar="P")],
+    snapshots=int,
+    keep=Annotated[str | None, arg(metavar="REGEX")],
+    disk_budget=Annotated[str | None, arg(metavar="SIZE")],
+    metrics=tuple[str, ...],
+    metric_tensors=Annotated[tuple[str, ...] | None, arg(metavar="REGEX [REGEX ...]")],
+    **dict.fromkeys(("snapshot_dtype", "label", "device", "dtype"), Name),
+)
+
+
+def train(model: Model, /, out: Path, request: Train) -> int:
     """Train a model for a while and keep snapshots at log-spaced steps.
 
     The run's folder is a plain Trainer output that every tool of the ecosystem opens. The same
-    command goes on where it was interrupted. Past one process: torchrun --nproc_per_node N -m
-    hcviz train ...
+    command goes on where it was interrupted. The learning rate warms up over a tenth of the steps
+    and falls to a tenth as a cosine. Past one process: torchrun --nproc_per_node N -m hcviz
+    train ...
 
     Args:
         model: A folder, a hub id, or nano:NAME.
         out: The run's folder.
-        corpus: asv, asv+kjv, pydoc, a .txt or .jsonl file, or hf:ID for a dataset of the hub.
-        steps: Optimizer steps.
-        batch_size: Blocks in a step.
-        context: Tokens in a block.
-        lr: Peak learning rate (warm-up over a tenth, then cosine to a tenth).
-        dropout: Set every dropout rate of the model; None: as configured.
-        seed: Seed of data order and dropout.
-        snapshots: How many snapshots.
-        keep: Older snapshots keep only the tensors whose names this finds; None: all.
-        snapshot_dtype: Cast older snapshots, for example to bfloat16.
-        disk_budget: Most that the run may take on the disk, for example 2GB.
-        metrics: Measure these while it trains, for example ledger grad.ledger.
-        metric_tensors: Regular expressions of the tensors to measure; none: all.
-        label: Name of the run in figures; None: the folder's.
-        device: For example cpu; None: the best there is.
-        dtype: bfloat16 or float16 for mixed precision; None: as stored.
-        overwrite: Replace a run that is there.
+        request: What the run is to be.
     """
     import hcviz
 
-    run = hcviz.train(
-        model, out=out, corpus=corpus, steps=steps, batch_size=batch_size, context=context, lr=lr,
-        dropout=dropout, seed=seed, snapshots=snapshots, label=label, device=device, dtype=dtype,
-        keep=keep, snapshot_dtype=snapshot_dtype, disk_budget=disk_budget, metrics=metrics,
-        metric_tensors=metric_tensors or None, overwrite=overwrite,
-    )  # fmt: skip
+    run = hcviz.train(model, out=out, **vars(request))
     heldout = run.history.query("split == 'heldout'")["loss"]
     print(
         f"held-out loss {heldout.iloc[0]:.3f} -> {heldout.iloc[-1]:.3f} nats/token; the run is "

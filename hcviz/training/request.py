@@ -1,26 +1,150 @@
-"""Check what `hcviz.train` was given, and turn it into the Trainer's arguments."""
+"""What a training run is asked, said once: keywords, command line, docs, record, arguments."""
 
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import TrainingArguments
-
 from hcviz.errors import HcvizError
-from hcviz.io.corpus import Corpus
-from hcviz.training.schedule import SCHEDULES
 
 MIXED = ("bfloat16", "float16")
+DECIDE = (
+    *("steps", "batch_size", "lr", "warmup", "schedule", "weight_decay", "betas", "seed"),
+    *("eval_every", "eval_blocks", "log_every", "dtype"),
+)
+"""The fields that tell one run from another as they are; others do when a model settles them."""
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """The keywords of :func:`hcviz.train`; what can be checked without a model is checked here.
+
+    Raises:
+        HcvizError: If a value is none that the field can have.
+    """
+
+    corpus: Any = "asv"
+    """The text: asv, asv+kjv, pydoc, a .txt or .jsonl file, hf:ID for a dataset of the hub, or a
+    Corpus."""
+    tokenizer: Any = None
+    """By default the model's own, found through its folder or its source."""
+    steps: int = 120
+    """Optimizer steps."""
+    batch_size: int = 8
+    """Blocks in a step, over all processes."""
+    context: int = 128
+    """Tokens in a block; a Corpus brings its own."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW."""
+    warmup: float = 0.1
+    """Share of the steps in which the rate rises linearly."""
+    schedule: str = "cosine-to-tenth"
+    """cosine-to-tenth, linear-to-tenth or constant, after warm-up."""
+    weight_decay: float = 0.05
+    """Decoupled; not on norms and biases."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's."""
+    dropout: float | None = None
+    """Set every dropout rate of the model; None: as configured."""
+    lockstep: Any = None
+    """A symmetric clone. If it is the model itself, it takes the steps that its source would; if
+    the model is its source, the source takes the clone's, which are larger: the matched effective
+    learning rate. Exact where gradients are not clipped (trainer_args={"max_grad_norm": 0.0}):
+    their norm is another one in a clone."""
+    seed: int = 0
+    """Seed of the data order and of dropout."""
+    snapshots: int | Sequence[int] = 12
+    """How many (log-spaced), or at which steps; 0 and the last are always saved."""
+    keep: str | None = None
+    """A regular expression: older snapshots keep the tensors that it finds. The newest, from which
+    the run can resume, stays whole. None: all."""
+    snapshot_dtype: str | None = None
+    """Cast older snapshots, to bfloat16 or float16; rounding may hide small differences between
+    copies."""
+    disk_budget: str | int | None = None
+    """Most that the run may take on the disk, for example 2GB. A number of snapshots that does not
+    fit is lowered; what comes of it is told first."""
+    metrics: Sequence[str] = ()
+    """Measure these while the model trains, for example ledger grad.ledger. run.json tells their
+    share of the time."""
+    metric_tensors: str | Sequence[str] | None = None
+    """Regular expressions of the tensors to measure; none: all."""
+    metric_steps: int | Sequence[int] | None = None
+    """How many steps to measure at (log-spaced), or which; None: those of the snapshots."""
+    eval_every: int | None = None
+    """Also evaluate every so many steps; snapshots always are."""
+    eval_blocks: int = 32
+    """Held-out blocks used, evenly spaced, the same for every run of the corpus."""
+    log_every: int = 1
+    """Steps between two rows of the training loss, each the mean since the one before."""
+    label: str | None = None
+    """The run's name in tables and plots; None: the folder's."""
+    resume: bool = True
+    """Continue an interrupted run of the same request."""
+    overwrite: bool = False
+    """Replace a run that is already there."""
+    progress: bool = True
+    """Show a bar; False is silent."""
+    source: str | Path | None = None
+    """What the model was made from, for the record."""
+    device: str | None = None
+    """cpu forces the CPU; None takes the best there is."""
+    dtype: str | None = None
+    """bfloat16 or float16 trains in mixed precision; None in the model's own."""
+    on_log: Callable[[dict], None] | None = None
+    """Called with every row of the log while the run goes on, for live curves."""
+    trainer_args: dict[str, Any] | None = None
+    """Further transformers.TrainingArguments, for example {"fsdp": "full_shard"}."""
+    info: dict[str, Any] | None = None
+    """Further entries of run.json, for example {"clone": recipe}."""
+
+    def __post_init__(self):
+        """Refuse numbers and names that no run can have."""
+        from hcviz.training.schedule import SCHEDULES, snapshot_steps  # torch, which takes a while
+
+        for name in ("steps", "batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise HcvizError(f"{name} must be a whole number of at least 1, not {value!r}.")
+        if not self.lr > 0:
+            raise HcvizError(f"lr must be positive, not {self.lr!r}.")
+        if not 0 <= self.warmup <= 1:
+            raise HcvizError(
+                f"warmup is a share of the steps, between 0 and 1, not {self.warmup!r}."
+            )
+        if self.schedule not in SCHEDULES:
+            raise HcvizError(
+                f"Unknown schedule {self.schedule!r}. Use one of {', '.join(SCHEDULES)}."
+            )
+        if self.dtype not in (None, *MIXED):
+            raise HcvizError(
+                f"Unknown dtype {self.dtype!r}. Use {' or '.join(MIXED)} (mixed), or None."
+            )
+        snapshot_steps(self.steps, self.snapshots)
+
+    def decided(self, **found: Any) -> dict[str, Any]:
+        """Return what tells this run from others, JSON-ready.
+
+        Args:
+            found: What the model and the text settle, such as a hash of the weights.
+        """
+        plain = {name: getattr(self, name) for name in DECIDE}
+        further = {key: repr(value) for key, value in (self.trainer_args or {}).items()}
+        return json.loads(json.dumps({**plain, "trainer_args": further, **found}))
 
 
 def trainer_arguments(
     out: Path, request: dict[str, Any], device: str | None, extra: dict[str, Any]
-) -> TrainingArguments:
+) -> Any:
     """Turn a request into the Trainer's arguments, on this process's device.
 
     Raises:
         HcvizError: If ``extra`` sets what the request does, or the Trainer or the machine refuses.
     """
+    import torch
+    from transformers import TrainingArguments
+
     ours = {
         "output_dir": str(out),
         "max_steps": request["steps"],
@@ -64,24 +188,7 @@ def trainer_arguments(
     return arguments
 
 
-def check_numbers(
-    *, steps: int, batch_size: int, lr: float, warmup: float, schedule: str, dtype: str | None
-) -> None:
-    """Refuse numbers and names that no run can have."""
-    for name, value in (("steps", steps), ("batch_size", batch_size)):
-        if not isinstance(value, int) or value < 1:
-            raise HcvizError(f"{name} must be a whole number of at least 1, not {value!r}.")
-    if not lr > 0:
-        raise HcvizError(f"lr must be positive, not {lr!r}.")
-    if not 0 <= warmup <= 1:
-        raise HcvizError(f"warmup is a share of the steps, between 0 and 1, not {warmup!r}.")
-    if schedule not in SCHEDULES:
-        raise HcvizError(f"Unknown schedule {schedule!r}. Use one of {', '.join(SCHEDULES)}.")
-    if dtype not in (None, *MIXED):
-        raise HcvizError(f"Unknown dtype {dtype!r}. Use {' or '.join(MIXED)} (mixed), or None.")
-
-
-def check_fit(model: Any, corpus: Corpus) -> None:
+def check_fit(model: Any, corpus: Any) -> None:
     """Refuse a text that the model cannot read."""
     largest = max(int(corpus.train.max()), int(corpus.heldout.max()))
     if largest >= model.config.vocab_size:

@@ -3,9 +3,8 @@
 import copy
 import dataclasses
 import errno
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,56 +15,21 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from hcviz.cloning.lockstep import Pace, paces
 from hcviz.errors import HcvizError
 from hcviz.io.corpus import Corpus, load_corpus
+from hcviz.io.parameters import takes
 from hcviz.io.process import quiet, surroundings
 from hcviz.io.sources import load, tokenizer_for
 from hcviz.runs.run import Run
 from hcviz.training.dropout import dropout_fields, set_dropout
 from hcviz.training.live import MetricsCallback
 from hcviz.training.record import prepare_folder, read_info, weights_hash, write_info
-from hcviz.training.request import check_fit, check_numbers, trainer_arguments
-from hcviz.training.schedule import BlockOrder, snapshot_steps
-from hcviz.training.snapshots import Keeping, plan
+from hcviz.training.request import TrainRequest, check_fit, trainer_arguments
+from hcviz.training.schedule import BlockOrder
+from hcviz.training.snapshots import Keeping, Plan, plan
 from hcviz.training.trainer import Bar, Snapshots, SnapshotTrainer, whole_checkpoints
 
 
-def train(
-    model: Any,
-    *,
-    out: str | Path,
-    corpus: str | Path | Corpus = "asv",
-    tokenizer: Any = None,
-    steps: int = 120,
-    batch_size: int = 8,
-    context: int = 128,
-    lr: float = 1e-3,
-    warmup: float = 0.1,
-    schedule: str = "cosine-to-tenth",
-    weight_decay: float = 0.05,
-    betas: tuple[float, float] = (0.9, 0.999),
-    dropout: float | None = None,
-    lockstep: Any = None,
-    seed: int = 0,
-    snapshots: int | Sequence[int] = 12,
-    keep: str | None = None,
-    snapshot_dtype: str | None = None,
-    disk_budget: str | int | None = None,
-    metrics: Sequence[str] = (),
-    metric_tensors: str | Sequence[str] | None = None,
-    metric_steps: int | Sequence[int] | None = None,
-    eval_every: int | None = None,
-    eval_blocks: int = 32,
-    log_every: int = 1,
-    label: str | None = None,
-    resume: bool = True,
-    overwrite: bool = False,
-    progress: bool = True,
-    source: str | Path | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    on_log: Callable[[dict], None] | None = None,
-    trainer_args: dict[str, Any] | None = None,
-    info: dict[str, Any] | None = None,
-) -> Run:
+@takes(TrainRequest)
+def train(model: Any, *, out: str | Path, request: TrainRequest) -> Run:
     """Train a copy of a model and return the run.
 
     The order of the data depends on ``seed`` and the corpus only, so runs that share them see the
@@ -77,47 +41,7 @@ def train(
             id). It is left as it is.
         out: The run's folder. One that holds the same request is resumed, or returned if it is
             whole.
-        corpus: A `Corpus`, or what `hcviz.io.corpus.load_corpus` takes.
-        tokenizer: By default the model's own, found through its folder or its source.
-        steps: Optimizer steps.
-        batch_size: Blocks in a step, over all processes.
-        context: Tokens in a block; a `Corpus` brings its own.
-        lr: Peak learning rate of AdamW.
-        warmup: Share of the steps in which the rate rises linearly.
-        schedule: ``"cosine-to-tenth"``, ``"linear-to-tenth"`` or ``"constant"``, after warm-up.
-        weight_decay: Decoupled; not on norms and biases.
-        betas: AdamW's.
-        dropout: Sets every dropout rate of the model; None keeps its configuration's.
-        lockstep: A symmetric clone. If it is the model itself, it takes the steps that its source
-            would; if the model is its source, the source takes the clone's, which are larger: the
-            matched effective learning rate. Exact where gradients are not clipped
-            (``trainer_args={"max_grad_norm": 0.0}``): their norm is another one in a clone.
-        seed: Of the data order and of dropout.
-        snapshots: How many (log-spaced), or at which steps; 0 and the last are always saved.
-        keep: A regular expression: older snapshots keep the tensors that it finds. The newest, from
-            which the run can resume, stays whole.
-        snapshot_dtype: What older snapshots are cast to, ``"bfloat16"`` or ``"float16"``; rounding
-            may hide small differences between copies.
-        disk_budget: Most that the run may take on the disk, for example ``"2GB"``. A number of
-            ``snapshots`` that does not fit is lowered; what comes of it is told first.
-        metrics: Measured while the model trains, for ``run.metrics`` and `hcviz.measure`; see
-            `hcviz.MetricsCallback`. ``run.json`` tells their share of the time.
-        metric_tensors: Regular expressions of the tensors to measure; None takes all.
-        metric_steps: How many steps (log-spaced), or which; None: those of the snapshots.
-        eval_every: Also evaluate every so many steps; snapshots always are.
-        eval_blocks: Held-out blocks used, evenly spaced, the same for every run of the corpus.
-        log_every: Steps between two rows of the training loss, each the mean since the one before.
-        label: The run's name in tables and plots; by default the folder's.
-        resume: Continue an interrupted run of the same request.
-        overwrite: Replace a run that is already there.
-        progress: Show a bar; False is silent.
-        source: What the model was made from, for the record.
-        device: ``"cpu"`` forces the CPU; None takes what the Trainer finds.
-        dtype: ``"bfloat16"`` or ``"float16"`` trains in mixed precision; None in the model's own.
-        on_log: Called with every row of the log while the run goes on, for live curves.
-        trainer_args: Further `transformers.TrainingArguments`, for example
-            ``{"fsdp": "full_shard"}`` or ``{"gradient_accumulation_steps": 2}``.
-        info: Further entries of ``run.json``, for example ``{"clone": recipe}``.
+        request: {options}
 
     Returns:
         The `Run`. Its newest checkpoint alone keeps the optimizer's state.
@@ -133,90 +57,86 @@ def train(
         [0, 2]
     """
     out = Path(out)
-    check_numbers(
-        steps=steps, batch_size=batch_size, lr=lr, warmup=warmup, schedule=schedule, dtype=dtype
-    )
-    snapshot_steps(steps, snapshots)
-    keeping = Keeping(keep, snapshot_dtype)
-    with quiet():
-        if isinstance(model, str | Path):
-            source = source or str(model)
-            model, own = load(model)
-            tokenizer = tokenizer or own
-        else:
-            model = copy.deepcopy(model)
-            tokenizer = tokenizer or tokenizer_for(model)
+    model, tokenizer, source = _opened(model, request)
+    corpus = request.corpus
     if not isinstance(corpus, Corpus):
-        corpus = load_corpus(corpus, tokenizer=tokenizer, context=context)
+        corpus = load_corpus(corpus, tokenizer=tokenizer, context=request.context)
     check_fit(model, corpus)
-    if dropout is not None:
-        set_dropout(model, dropout)
+    if request.dropout is not None:
+        set_dropout(model, request.dropout)
+    keeping = Keeping(request.keep, request.snapshot_dtype)
     planned = plan(
         model, tokenizer, keeping,
-        steps=steps, snapshots=snapshots, budget=disk_budget,
+        steps=request.steps, snapshots=request.snapshots, budget=request.disk_budget,
     )  # fmt: skip
-    measured = {"metrics": list(metrics), "tensors": metric_tensors, "steps": metric_steps}
-    request = {
-        "model": weights_hash(model),
-        "corpus": corpus.fingerprint,
-        "context": corpus.context,
-        "steps": steps,
-        "batch_size": batch_size,
-        "lr": lr,
-        "warmup": warmup,
-        "schedule": schedule,
-        "weight_decay": weight_decay,
-        "betas": list(betas),
-        "dropout": dropout_fields(model.config),
-        "seed": seed,
-        "snapshots": planned.steps,
-        "eval_every": eval_every,
-        "eval_blocks": eval_blocks,
-        "log_every": log_every,
-        "dtype": dtype,
-        "trainer_args": {key: repr(value) for key, value in (trainer_args or {}).items()},
-        **({"keeping": dataclasses.asdict(keeping)} if keeping != Keeping() else {}),
-        **({"metrics": measured} if metrics else {}),
-        **({"lockstep": paces(model, lockstep)} if lockstep is not None else {}),
-    }
-    callbacks = [Bar(label or out.name, progress=progress, on_log=on_log)]
-    if metrics:
-        at = planned.steps if metric_steps is None else metric_steps
-        callbacks.append(MetricsCallback(metrics, tensors=metric_tensors, steps=at))
+    asked = request.decided(**_settled(request, model, corpus, keeping, planned))
+    label = request.label or out.name
+    callbacks = [Bar(label, progress=request.progress, on_log=request.on_log)]
+    if request.metrics:
+        at = planned.steps if request.metric_steps is None else request.metric_steps
+        callbacks.append(MetricsCallback(request.metrics, tensors=request.metric_tensors, steps=at))
     recipe = getattr(model.config, "hcviz", None)
+    seen = request.steps * request.batch_size
     record = {
-        "label": label or out.name,
+        "label": label,
         "status": "running",
         "source": str(source or (recipe or {}).get("source") or model.config.name_or_path or "")
         or None,
         "clone": recipe,
-        "seed": seed,
+        "seed": request.seed,
         "corpus": corpus.describe(),
-        "tokens": steps * batch_size * corpus.context,
-        "epochs": round(steps * batch_size / len(corpus.train), 3),
+        "tokens": seen * corpus.context,
+        "epochs": round(seen / len(corpus.train), 3),
         "parameters": model.num_parameters(),
         **surroundings(),
-        **(info or {}),
-        "request": json.loads(json.dumps(request)),
+        **(request.info or {}),
+        "request": asked,
     }
-    arguments = trainer_arguments(out, record["request"], device, trainer_args or {})
-    if arguments.process_index == 0:
-        prepare_folder(
-            out,
-            record["request"],
-            plan=planned,
-            resume=resume,
-            overwrite=overwrite,
-        )
+    arguments = trainer_arguments(out, asked, request.device, request.trainer_args or {})
+    first = arguments.process_index == 0
+    if first:
+        prepare_folder(out, asked, plan=planned, resume=request.resume, overwrite=request.overwrite)
     if arguments.world_size > 1:
         torch.distributed.barrier()
     if read_info(out).get("status") == "done":
         return Run(out)
-    if progress and arguments.process_index == 0 and (disk_budget or keeping != Keeping()):
-        print(f"{label or out.name}: {planned}", file=sys.stderr)
+    if request.progress and first and (request.disk_budget or keeping != Keeping()):
+        print(f"{label}: {planned}", file=sys.stderr)
     with quiet():
         _run(model, tokenizer, corpus, arguments, record, callbacks)
     return Run(out)
+
+
+def _opened(model: Any, request: TrainRequest) -> tuple[Any, Any, str | Path | None]:
+    """Return a model of one's own, its tokenizer, and what it was made from."""
+    with quiet():
+        if not isinstance(model, str | Path):
+            model = copy.deepcopy(model)
+            return model, request.tokenizer or tokenizer_for(model), request.source
+        source = request.source or str(model)
+        model, own = load(model)
+        return model, request.tokenizer or own, source
+
+
+def _settled(
+    request: TrainRequest, model: Any, corpus: Corpus, keeping: Keeping, planned: Plan
+) -> dict[str, Any]:
+    """Return the part of a request that a model and a text settle."""
+    found = {
+        "model": weights_hash(model),
+        "corpus": corpus.fingerprint,
+        "context": corpus.context,
+        "dropout": dropout_fields(model.config),
+        "snapshots": planned.steps,
+    }
+    if keeping != Keeping():
+        found["keeping"] = dataclasses.asdict(keeping)
+    if request.metrics:
+        measured = {"tensors": request.metric_tensors, "steps": request.metric_steps}
+        found["metrics"] = {"metrics": list(request.metrics), **measured}
+    if request.lockstep is not None:
+        found["lockstep"] = paces(model, request.lockstep)
+    return found
 
 
 def _run(
