@@ -62,7 +62,7 @@ def read_factors(
     asked = asked or (getattr(config, "hcviz", None) or {}).get("factors") or {}
     if not asked or "group" in asked:  # a call names the heads, a recipe the group
         return parse_factors(asked)
-    known = ("hidden", "ffn", "expert_ffn", "heads", "kv_heads", "head_dim")
+    known = [name for name in resolve_factors.__kwdefaults__ if name != "wide"]
     if unknown := asked.keys() - set(known):
         raise CloneError(
             f"factors={dict(asked)!r}: there is no {', '.join(sorted(unknown))}. A model grows in "
