@@ -4,12 +4,10 @@ import re
 from collections.abc import Mapping
 from fractions import Fraction
 from numbers import Real
-from os import PathLike
 from typing import Any
 
 from hcviz.architecture.widths import EXPERT_FIELDS, FFN_FIELDS, resized, widths
 from hcviz.errors import CloneError
-from hcviz.io.sources import place_of
 
 
 def factor_of(name: str, value: Real | str | None, default=None) -> int | Fraction:
@@ -183,7 +181,7 @@ def factors_to(config: Any, target) -> dict[str, Fraction]:
 
     Args:
         config: The source's configuration.
-        target: A configuration, a folder or hub id with one, or the fields to reach, such as
+        target: A configuration, or the fields to reach, such as
             ``{"hidden_size": 640}``; what is not named then follows as in :func:`hcviz.clone`.
 
     Returns:
@@ -200,8 +198,6 @@ def factors_to(config: Any, target) -> dict[str, Fraction]:
     """
     if isinstance(target, Mapping):
         return _named(config, dict(target))
-    if isinstance(target, str | PathLike):
-        target = _load(target)
     if target.model_type != config.model_type:
         raise CloneError(
             f"to_config is a {target.model_type!r} configuration and the source a "
@@ -256,19 +252,6 @@ def _sizes(config: Any) -> dict[str, int]:
         "head_dim": size.head_dim,
         **size.ffn,
     }
-
-
-def _load(place: str | PathLike) -> Any:
-    """Read a configuration; nothing of the model is loaded."""
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(place_of(place))
-    except (OSError, ValueError) as error:
-        raise CloneError(
-            f"to_config={str(place)!r} has no configuration that opens: {error} Give a folder with "
-            "config.json, a hub id, or fields such as hidden_size=640,intermediate_size=1536."
-        ) from error
 
 
 def _named(config: Any, fields: dict[str, int]) -> dict[str, Fraction]:

@@ -1,6 +1,7 @@
 """clone(): a model in, a wider model that computes the same out (HyperCloning, paper section 3)."""
 
 import warnings
+from collections.abc import Mapping
 
 from transformers import PreTrainedModel
 
@@ -11,6 +12,7 @@ from hcviz.architecture.tiny import heads_follow_hidden
 from hcviz.architecture.widths import widths
 from hcviz.errors import CloneError
 from hcviz.io.parameters import takes
+from hcviz.io.sources import config_of
 from hcviz.widening.expansion import Expansion
 from hcviz.widening.plan import Plan, grow, plan
 from hcviz.widening.request import CloneRequest, Growth
@@ -69,7 +71,9 @@ def decide(model: PreTrainedModel, request: CloneRequest) -> Plan:
     form = Expansion.of(request.expansion, request.snr_db, request.seed)
     sizes = request.sizes
     if request.to_config is not None:
-        sizes = factors_to(config, request.to_config)
+        target = request.to_config
+        named = isinstance(target, Mapping)
+        sizes = factors_to(config, target if named else config_of(target))
     factors = resolve_factors(config, **sizes)
     together = factors["hidden"] == factors["kv_heads"] * factors["group"] * factors["head_dim"]
     together &= factors["group"] == 1 or widths(config).group > 1

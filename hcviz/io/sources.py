@@ -182,6 +182,31 @@ def load(spec: str | Path, *, trust_remote_code: bool = False) -> tuple[Any, Any
     return model.eval(), tokenizer
 
 
+def config_of(source: Any) -> Any:
+    """Return the configuration of a model, of what :func:`place_of` takes, or one that is given.
+
+    Raises:
+        HcvizError: If a name has no configuration that opens.
+
+    Example:
+        >>> config_of("nano:llama").model_type
+        'llama'
+    """
+    from transformers import AutoConfig
+
+    if not isinstance(source, str | PathLike):
+        return getattr(source, "config", source)
+    try:
+        return AutoConfig.from_pretrained(place_of(source))
+    except (OSError, ValueError) as error:
+        if isinstance(error, HcvizError):
+            raise
+        raise HcvizError(
+            f"{str(source)!r} has no configuration that opens: {error} Give a folder with "
+            "config.json, a hub id, or nano:NAME."
+        ) from error
+
+
 KINDS = (
     "Give a model folder, a hub id (NAME or OWNER/NAME; hf:OWNER/NAME in any case), or nano:NAME."
 )

@@ -10,7 +10,7 @@ import pandas as pd
 from hcviz.errors import HcvizError
 from hcviz.io.checkpoint import Stored, damaged, file_stamp, stamp, weight_files
 from hcviz.io.places import Place, Revision, Where, find_places
-from hcviz.io.sources import local_folder, place_of
+from hcviz.io.sources import config_of, local_folder
 from hcviz.runs.rows import read_live, table
 
 LOG = "trainer_state.json"
@@ -246,7 +246,7 @@ class Run:
         if asked.get("asked"):
             return {"factors": read_factors(self.config, asked["asked"])}
         if asked.get("source") is not None:
-            return {"factors": factors_between(_config_of(asked["source"]), self.config)}
+            return {"factors": factors_between(config_of(asked["source"]), self.config)}
         return getattr(self.config, "hcviz", None)
 
     @property
@@ -279,7 +279,8 @@ class Run:
         if any(file_stamp(path) != mark for path, mark in self._marks.items()):
             self._known.clear()
         if not self._known:
-            paths = [self._folder(self.steps[0]) / "config.json"]
+            first = self.steps[0]  # what a revision of the hub holds never changes
+            paths = [] if self._is_revision(first) else [self._folder(first) / "config.json"]
             paths += [self.path / "run.json"] if self.path else []
             self._marks = {path: file_stamp(path) for path in paths}
         if what not in self._known:
@@ -362,15 +363,3 @@ class Run:
             except (OSError, ValueError, KeyError):
                 continue
         return max(logs, key=lambda log: log[-1]["step"] if log else -1, default=[])
-
-
-def _config_of(source: Any) -> Any:
-    """Return the configuration of a model, or of what `hcviz.load` takes."""
-    from transformers import AutoConfig
-
-    if not isinstance(source, str | Path):
-        return getattr(source, "config", source)
-    try:
-        return AutoConfig.from_pretrained(place_of(source))
-    except OSError as error:
-        raise HcvizError(f"The configuration of {str(source)!r} cannot be read: {error}") from error

@@ -47,8 +47,8 @@ def test_other_families_fields_and_places_are_refused(tmp_path):
         factors_to(small, models.config("qwen2"))
     with pytest.raises(hcviz.CloneError, match=r"'ffn_dim', which is no width .*hidden_size=32"):
         factors_to(small, {"ffn_dim": 80})
-    with pytest.raises(hcviz.CloneError, match=r"no configuration that opens.*hidden_size=640"):
-        factors_to(small, tmp_path / "nothing")
+    with pytest.raises(hcviz.HcvizError, match=r"no folder .*nothing"):
+        hcviz.clone(models.source("llama"), to_config=tmp_path / "nothing")
 
 
 def test_factors_between_a_source_and_its_clone():

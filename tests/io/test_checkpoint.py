@@ -272,7 +272,7 @@ def test_a_folder_that_bears_the_name_of_a_run_of_others_is_not_its_own(
     where, more = {
         "list": (places, {}),
         "by step": ({0: places[0], 5: places[1]}, {}),
-        "revisions": ("org/model", {"revisions": ["step_0", "step_5"]}),
+        "revisions": ("hf:org/model", {"revisions": ["step_0", "step_5"]}),
     }[kind]
     before = sorted(named_alike.rglob("*"))
     run = hcviz.Run.of(where, label=label, factors={"hidden": 2}, **more)
