@@ -268,6 +268,10 @@ def test_a_folder_that_bears_the_name_of_a_run_of_others_is_not_its_own(
     monkeypatch.setattr(
         "huggingface_hub.snapshot_download", lambda repo, revision, **_: str(folders / revision)
     )
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download",
+        lambda repo, name, revision, **_: str(folders / revision / name),
+    )
     places = [folders / "step_0", folders / "step_5"]
     where, more = {
         "list": (places, {}),
