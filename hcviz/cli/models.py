@@ -232,7 +232,7 @@ def pretrain(
     """Make a shipped source model again, from text and seed.
 
     Args:
-        name: gpt-neox, gpt-neox-half, gpt-neox-double, opt, olmo or llama.
+        name: gpt-neox (also -quarter, -half, -double), opt or olmo (also -half), or llama.
         out: The folder to make; None: its place in data/sources.
         overwrite: Replace it if it is there.
     """

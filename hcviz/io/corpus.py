@@ -14,6 +14,7 @@ import torch
 
 from hcviz.errors import HcvizError
 from hcviz.io.documents import Document, read_documents
+from hcviz.io.grammar import ENGLISH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Corpus:
     seed: int
     holdout: float
     origin: dict[str, str]
+    floor: float | None = None
+    """Least mean loss in nats per token, where the text's entropy is known (``grammar``)."""
 
     @property
     def context(self) -> int:
@@ -70,6 +73,7 @@ class Corpus:
             "holdout": self.holdout,
             "seed": self.seed,
             "origin": self.origin,
+            **({"floor": round(self.floor, 6)} if self.floor is not None else {}),
         }
 
 
@@ -88,7 +92,7 @@ def load_corpus(
         tokenizer: A Hugging Face tokenizer with an end-of-text token.
         context: Tokens in a block.
         holdout: Share of the documents that is held out. The same seed holds out the same chapters
-            of ``asv``, ``kjv`` and ``asv+kjv``.
+            of ``asv``, ``kjv`` and ``asv+kjv``, also beside other texts.
         seed: Of the choice of held-out documents; not of the training order.
 
     Returns:
@@ -118,6 +122,7 @@ def load_corpus(
             "Set one: tokenizer.eos_token = ..."
         )
     name = str(name_or_path)
+    exact = name.partition(":")[0] == "grammar" and "+" not in name
     documents, origin = read_documents(name_or_path)
     train, heldout = split_documents(documents, holdout=holdout, seed=seed, name=name)
     blocks = {
@@ -135,6 +140,7 @@ def load_corpus(
         seed=seed,
         holdout=holdout,
         origin=origin,
+        floor=ENGLISH.floor(lambda word: len(tokenizer.tokenize(word))) if exact else None,
     )
 
 
@@ -143,10 +149,17 @@ def split_documents(
 ) -> tuple[list[Document], list[Document]]:
     """Split documents into train and held-out by their group, each side in the given order.
 
+    Each shelf is split as it would be alone.
+
     Raises:
         HcvizError: If there are fewer than two groups, so that one cannot be held out whole.
     """
     documents = [document for document in documents if document.text.strip()]
+    shelves = sorted({document.shelf for document in documents}) or [""]
+    if len(shelves) > 1:
+        parts = [[d for d in documents if d.shelf == shelf] for shelf in shelves]
+        apart = [split_documents(part, holdout=holdout, seed=seed, name=name) for part in parts]
+        return tuple([d for pair in apart for d in pair[side]] for side in (0, 1))
     groups = sorted({document.group for document in documents})
     if len(groups) < 2:
         raise HcvizError(

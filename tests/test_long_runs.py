@@ -1,0 +1,110 @@
+"""data/runs/paper.py: its order, its grid of learning rates, what it keeps, and that it goes on."""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import tiny
+
+from hcviz.io.corpus import load_corpus
+
+spec = importlib.util.spec_from_file_location(
+    "paper", Path(__file__).parents[1] / "data" / "runs" / "paper.py"
+)
+paper = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(paper)
+
+
+def pretend(out, loss):
+    """Go through all jobs as if they had been made, with a loss that follows from each."""
+    made = []
+    for job in paper.jobs(out):
+        if not (out / job.folder / "done.json").is_file():
+            (out / job.folder).mkdir(parents=True)
+            paper.note(out / job.folder, job, loss=loss(job))
+            made.append(job)
+    return made
+
+
+def test_the_grid_goes_on_until_both_neighbours_are_worse(tmp_path):
+    ideal = {"symmetric": 5e-4, "random init": 4e-3, "dropout 0.1": 8e-3}
+
+    def loss(job):
+        off = max(job.lr, want := ideal.get(job.arm, 2e-3)) / min(job.lr, want)
+        return None if job.arm == "source" and job.lr > 3e-3 else 3 + off / 10
+
+    made = pretend(tmp_path, loss)
+    tried = {arm: sorted(paper.grid_of(tmp_path, arm)) for arm in paper.FIRST}
+    assert tried["symmetric"] == [5e-4, 1e-3, 2e-3]  # the ladder ends at its best
+    assert tried["random init"] == [1e-3, 2e-3, 4e-3, 8e-3]
+    assert tried["dropout 0.1"] == [1e-3, 2e-3, 4e-3, 8e-3]
+    assert tried["source"] == [1e-3, 2e-3, 4e-3]  # that one diverged
+    later = [job for job in made if job.source != paper.HALF or job.seed]
+    assert {job.lr for job in later if job.arm == "random init"} == {4e-3}
+    assert {job.lr for job in later if job.arm == paper.MATCHED} == {5e-4}
+    assert pretend(tmp_path, loss) == []
+
+
+def test_all_arms_have_three_seeds_in_three_families(tmp_path):
+    made = pretend(tmp_path, lambda job: 3 + abs(job.lr - 2e-3))
+    assert len(set(made)) == len(made)
+    seeds = pd.DataFrame(made).query("lr == 0.002").groupby(["source", "factor", "arm"])["seed"]
+    assert (seeds.nunique() == 3).all()
+    pairs = set(seeds.nunique().index)
+    for name in (paper.HALF, *paper.FAMILIES):
+        assert {(name, 2, arm) for arm in paper.FIRST + paper.LATER} <= pairs
+    widest = [(paper.WHOLE, 2), (paper.HALF, 4)]
+    assert {(*pair, "noisy 10 dB") for pair in [*widest, (paper.BASES[0], 2)]} <= pairs
+    assert made[0] == paper.Job(paper.HALF, "noisy 10 dB", 2e-3)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    out = tmp_path_factory.mktemp("long")
+    before = Path.cwd()
+    os.chdir(out)  # a source is named by where it lies, and so is the run made of it
+    small = tiny.model("gpt_neox", hidden_size=32)
+    small.save_pretrained(out / "small")
+    tiny.tokenizer().save_pretrained(out / "small")
+    corpus = load_corpus(tiny.write_text(out), tokenizer=tiny.tokenizer(), context=64)
+    for arm in ("noisy 10 dB", "matched source"):
+        paper.make(paper.Job("small", arm, 1e-3), out, corpus, steps=3)
+    diverges = paper.Job("small", "random init", 1e30)
+    paper.make(diverges, out, corpus, steps=3)
+    os.chdir(before)
+    return out, diverges
+
+
+def test_a_run_is_measured_and_its_weights_are_thinned(made):
+    out, _ = made
+    folder = out / "small-x2" / "lr-0.001" / "seed-0" / "noisy-10-dB"
+    assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-0", "checkpoint-3"}
+    assert not list(folder.glob("*/optimizer.pt"))
+    run = paper.hcviz.Run(folder)
+    assert str(run.tensor("gpt_neox.embed_in.weight", 0).dtype) == "torch.float16"
+    assert str(run.tensor("gpt_neox.embed_in.weight", 3).dtype) == "torch.float32"
+    frame = pd.read_parquet(folder / "metrics.parquet")
+    assert set(frame["step"]) == {0, 1, 2, 3}
+    assert {"cosine", "ledger", "effective_rank", "spectrum"} <= set(frame["metric"])
+    note = json.loads((folder / "done.json").read_text())
+    assert note["loss"] == pytest.approx(7.6, abs=0.3)  # some ln 2048
+
+
+def test_what_is_done_is_gathered_with_its_story(made):
+    out, diverges = made
+    paper.gather(out)
+    runs, losses, metrics = (
+        pd.read_parquet(out / "frames" / f"{name}.parquet")
+        for name in ("runs", "losses", "metrics")
+    )
+    assert len(runs) == 3
+    assert runs[["weights", "corpus", "command", "versions"]].notna().all(axis=None)
+    assert "loss became" in json.loads((out / diverges.folder / "done.json").read_text())["stopped"]
+    assert set(losses["arm"]) == {"noisy 10 dB", "matched source"}
+    assert set(metrics.query("metric == 'ledger'")["arm"]) == {"noisy 10 dB"}
+    told = json.loads((out / "frames" / "recorded.json").read_text())
+    assert told["runs"] == 3
+    assert set(told["sha256"]) == {"runs", "losses", "metrics"}
