@@ -117,6 +117,7 @@ def _english() -> Rules:
         "TEXT": [(1, ["SENTENCE"]), (7, ["SENTENCE", "TEXT"])],
         "SENTENCE": [(3, ["NP-one", "VP-one", "."]), (2, ["NP-many", "VP-many", "."])],
         "ANY": [(3, ["NP-one"]), (2, ["NP-many"])],
+        "CLAUSE": [(3, ["NP-one", "DO-one"]), (2, ["NP-many", "DO-many"])],
         "SUCH": zipf(_SUCH),
         "HOW": zipf(_HOW),
     }
@@ -129,7 +130,7 @@ def _english() -> Rules:
                 (5, [f"DET-{number}", f"N-{number}"]),
                 (2, [f"DET-{number}", "SUCH", f"N-{number}"]),
                 (1, [f"DET-{number}", f"N-{number}", " that", f"VP-{number}"]),
-                (1, [f"DET-{number}", f"N-{number}", " whom", "ANY", f"DO-{number}"]),
+                (1, [f"DET-{number}", f"N-{number}", " whom", "CLAUSE"]),
             ],
             f"VP-{number}": [
                 (4, [f"DO-{number}", "ANY"]),
