@@ -105,6 +105,7 @@ def test_what_is_done_is_gathered_with_its_story(made):
     assert "loss became" in json.loads((out / diverges.folder / "done.json").read_text())["stopped"]
     assert set(losses["arm"]) == {"noisy 10 dB", "matched source"}
     assert set(metrics.query("metric == 'ledger'")["arm"]) == {"noisy 10 dB"}
+    assert set(metrics.query("metric == 'spectrum'")["step"]) == {0, 3}
     told = json.loads((out / "frames" / "recorded.json").read_text())
     assert told["runs"] == 3
     assert set(told["sha256"]) == {"runs", "losses", "metrics"}

@@ -172,6 +172,9 @@ def gather(out: Path) -> None:
         for name, parts in tables.items():
             if found["loss"] is not None:
                 frame = pd.read_parquet(path.parent / f"{name}.parquet")
+                if name == "metrics":  # whole spectra are long: those of figure 6 alone
+                    ends = frame["step"].isin([0, frame["step"].max()])
+                    frame = frame[ends | (frame["metric"] != "spectrum")]
                 parts.append(frame.assign(**{key: found[key] for key in keys}))
     frames = {"runs": pd.DataFrame(rows)} | {
         name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()
@@ -179,7 +182,7 @@ def gather(out: Path) -> None:
     (out / "frames").mkdir(exist_ok=True)
     hashes = {}
     for name, frame in frames.items():
-        frame.to_parquet(out / "frames" / f"{name}.parquet", index=False)
+        frame.to_parquet(out / "frames" / f"{name}.parquet", index=False, compression="zstd")
         hashes[name] = hashlib.sha256((out / "frames" / f"{name}.parquet").read_bytes()).hexdigest()
     facts = {"command": "python data/runs/paper.py OUT", "runs": len(rows), "sha256": hashes}
     write_text(out / "frames" / "recorded.json", json.dumps(facts, indent=2) + "\n")
