@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hcviz.errors import HcvizError
-from hcviz.io.corpus import Corpus, load_corpus, split_documents
-from hcviz.io.documents import read_documents
 from hcviz.io.files import check_free, data_folder, fresh_folder, open_to_readers, write_text
 from hcviz.io.process import quiet
 from hcviz.io.sources import CONTEXT, END_OF_TEXT, PAD, SOURCES, VOCABULARY
 from hcviz.runs.run import Run
+from hcviz.text.corpus import Corpus, load_corpus, split_documents
+from hcviz.text.documents import read_documents
 
 PROMPT = "And it came to pass"
 

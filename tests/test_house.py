@@ -19,8 +19,8 @@ PACKAGE = ROOT / "hcviz"
 
 # From the bottom up: a room imports only rooms before it.
 ROOMS = """
-    errors io statistics plots architecture widening cloning runs metrics training views cli
-    __main__
+    errors io text statistics plots architecture widening cloning runs metrics training views
+    cli __main__
 """.split()
 CATALOGUES = ("metrics", "plots")  # a file for each family of metrics, for each figure
 PUBLIC = """

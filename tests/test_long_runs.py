@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import tiny
 
-from hcviz.io.corpus import load_corpus
+from hcviz.text.corpus import load_corpus
 
 spec = importlib.util.spec_from_file_location(
     "paper", Path(__file__).parents[1] / "data" / "runs" / "paper.py"

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from hcviz.io.documents import read_documents
 from hcviz.io.files import data_folder
+from hcviz.text.documents import read_documents
 
 SHAPES = {
     "gpt_neox": {"intermediate_size": 32},

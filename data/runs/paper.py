@@ -25,7 +25,7 @@ from pathlib import Path
 import pandas as pd
 
 import hcviz
-from hcviz.io.corpus import Corpus, load_corpus
+from hcviz.text.corpus import Corpus, load_corpus
 from hcviz.errors import HcvizError
 from hcviz.io.files import write_text
 from hcviz.training.snapshots import Keeping

@@ -1,1 +1,1 @@
-"""Read and write text, models and folders; a failure loses nothing."""
+"""Read and write models and folders; a failure loses nothing."""

@@ -8,14 +8,14 @@ import torch
 
 from hcviz.cloning.declone import declone
 from hcviz.errors import HcvizError
-from hcviz.io.corpus import pack, split_documents
-from hcviz.io.documents import read_documents
 from hcviz.io.files import natural
 from hcviz.io.sources import load, tokenizer_for
 from hcviz.metrics._reading import code_mark, is_ours
 from hcviz.metrics._registry import METRICS, Row, layer_of
 from hcviz.runs.rows import Cache, fingerprint
 from hcviz.runs.run import Run
+from hcviz.text.corpus import pack, split_documents
+from hcviz.text.documents import read_documents
 
 BLOCKS, LENGTH = 4, 256
 """Of the default text: held-out blocks, and the most tokens in one."""

@@ -25,8 +25,8 @@ class TrainRequest:
     """
 
     corpus: Any = "asv"
-    """The text: asv, kjv, sotu, grammar, pydoc or several (asv+kjv); a .txt or .jsonl file; hf:ID for a
-    dataset of the hub; or a Corpus."""
+    """The text: asv, kjv, sotu, grammar, pydoc or several (asv+kjv); a .txt or .jsonl file; hf:ID
+    for a dataset of the hub; or a Corpus."""
     tokenizer: Any = None
     """By default the model's own, found through its folder or its source."""
     steps: int = 120

@@ -14,11 +14,11 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from hcviz.cloning.lockstep import Pace, paces
 from hcviz.errors import HcvizError
-from hcviz.io.corpus import Corpus, load_corpus
 from hcviz.io.parameters import takes
 from hcviz.io.process import quiet, surroundings
 from hcviz.io.sources import load, tokenizer_for
 from hcviz.runs.run import Run
+from hcviz.text.corpus import Corpus, load_corpus
 from hcviz.training.dropout import dropout_fields, set_dropout
 from hcviz.training.live import MetricsCallback
 from hcviz.training.record import prepare_folder, read_info, weights_hash, write_info

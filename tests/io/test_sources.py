@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from hcviz import clone, pretraining
 from hcviz.errors import HcvizError
 from hcviz.io import sources
-from hcviz.io.corpus import load_corpus
-from hcviz.io.documents import read_documents
 from hcviz.io.files import data_folder
 from hcviz.io.sources import SOURCES, load, source_path, tokenizer_for
+from hcviz.text.corpus import load_corpus
+from hcviz.text.documents import read_documents
 
 KEPT = [f"{name}@{step}" for name, recipe in SOURCES.items() for step in recipe.keep]
 NAMES = [*SOURCES, *KEPT]

@@ -6,9 +6,9 @@ import torch
 
 import hcviz
 from hcviz.errors import HcvizError
-from hcviz.io.corpus import load_corpus
 from hcviz.metrics import METRICS, metric
 from hcviz.metrics._models import source_of, text_of
+from hcviz.text.corpus import load_corpus
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import tiny
 import torch
 
 from hcviz.errors import HcvizError
-from hcviz.io.corpus import load_corpus
 from hcviz.runs.run import HISTORY, Run
+from hcviz.text.corpus import load_corpus
 from hcviz.training.train import train
 
 

@@ -9,8 +9,8 @@ import torch
 
 import hcviz
 from hcviz.errors import HcvizError
-from hcviz.io.corpus import load_corpus
 from hcviz.runs import rows as tables
+from hcviz.text.corpus import load_corpus
 
 SHORT = {
     "steps": 5,

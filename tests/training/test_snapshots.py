@@ -8,7 +8,7 @@ import torch
 
 import hcviz
 from hcviz.errors import HcvizError
-from hcviz.io.corpus import load_corpus
+from hcviz.text.corpus import load_corpus
 from hcviz.training.snapshots import Keeping, plan
 
 SHORT = {"steps": 6, "snapshots": [2, 4], "batch_size": 2, "lr": 1e-2, "progress": False}

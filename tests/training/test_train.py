@@ -12,8 +12,8 @@ import tiny
 import torch
 
 from hcviz.errors import HcvizError
-from hcviz.io.corpus import load_corpus
 from hcviz.runs.run import Run
+from hcviz.text.corpus import load_corpus
 from hcviz.training.schedule import BlockOrder
 from hcviz.training.train import train
 
@@ -170,7 +170,7 @@ def test_two_processes_do_the_work_of_one(run, corpus, tmp_path):
     script = tmp_path / "arm.py"
     script.write_text(
         "import sys, tiny\n"
-        "from hcviz.io.corpus import load_corpus\n"
+        "from hcviz.text.corpus import load_corpus\n"
         "from hcviz.training.train import train\n"
         "corpus = load_corpus(sys.argv[1], tokenizer=tiny.tokenizer(), context=16)\n"
         f"train(tiny.model(), out=sys.argv[2], corpus=corpus, device='cpu', **{SHORT!r})\n"

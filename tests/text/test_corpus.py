@@ -1,4 +1,4 @@
-"""hcviz.io.corpus and hcviz.io.documents."""
+"""hcviz.text.corpus and hcviz.text.documents."""
 
 import importlib.metadata
 import json
@@ -13,8 +13,8 @@ import tiny
 import torch
 
 from hcviz.errors import HcvizError
-from hcviz.io.corpus import load_corpus, split_documents
-from hcviz.io.documents import Document, read_documents
+from hcviz.text.corpus import load_corpus, split_documents
+from hcviz.text.documents import Document, read_documents
 
 ROOT = Path(__file__).parents[1]
 

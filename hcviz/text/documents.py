@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hcviz.errors import HcvizError
-from hcviz.io.grammar import ENGLISH
+from hcviz.text.grammar import ENGLISH
 
 END_OF_TEXT = "<|endoftext|>"
 HUB_BYTES = 16_000_000
@@ -46,7 +46,7 @@ def read_documents(name_or_path: str | Path) -> tuple[list[Document], dict[str, 
     Args:
         name_or_path: ``"asv"``, ``"kjv"`` (the Bible, by chapter), ``"sotu"`` (addresses of the
             presidents of the United States), ``"pydoc"``, ``"grammar"`` or ``"grammar:N"`` (N texts
-            of `hcviz.io.grammar.ENGLISH`), or several of them, ``"asv+sotu"``; a ``.txt`` or
+            of `hcviz.text.grammar.ENGLISH`), or several of them, ``"asv+sotu"``; a ``.txt`` or
             ``.jsonl`` file, or ``"hf:ID"`` (a dataset of the Hugging Face hub with a ``text``
             column; the first 16 MB).
 

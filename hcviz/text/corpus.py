@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from hcviz.errors import HcvizError
-from hcviz.io.documents import Document, read_documents
-from hcviz.io.grammar import ENGLISH
+from hcviz.text.documents import Document, read_documents
+from hcviz.text.grammar import ENGLISH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def load_corpus(
     """Read, split, tokenise and pack a text.
 
     Args:
-        name_or_path: See `hcviz.io.documents.read_documents`.
+        name_or_path: See `hcviz.text.documents.read_documents`.
         tokenizer: A Hugging Face tokenizer with an end-of-text token.
         context: Tokens in a block.
         holdout: Share of the documents that is held out. The same seed holds out the same chapters

@@ -1,4 +1,4 @@
-"""hcviz.io.grammar: what its entropy says is what its texts and a counting of derivations say."""
+"""hcviz.text.grammar: what its entropy says is what its texts and a counting of derivations say."""
 
 import functools
 import math
@@ -8,8 +8,8 @@ import pytest
 import tiny
 
 from hcviz.errors import HcvizError
-from hcviz.io.corpus import load_corpus
-from hcviz.io.grammar import ENGLISH, Grammar
+from hcviz.text.corpus import load_corpus
+from hcviz.text.grammar import ENGLISH, Grammar
 
 
 def derivations(rules, symbol, words):
