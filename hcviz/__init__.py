@@ -19,7 +19,6 @@ _ROOM = {
     "lockstep_groups": "cloning.lockstep",
     "grow_optimizer": "cloning.lockstep",
     "load": "io.sources",
-    "pretrain": "pretraining",
     "train": "training.train",
     "MetricsCallback": "training.live",
     "Run": "runs.run",

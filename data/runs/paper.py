@@ -29,7 +29,6 @@ from hcviz.text.corpus import Corpus, load_corpus
 from hcviz.errors import HcvizError
 from hcviz.io.files import write_text
 from hcviz.training.snapshots import Keeping
-from hcviz.pretraining import heldout_loss
 from hcviz.training.trainer import drop_resume_files
 
 STEPS, SEEDS = 2400, range(3)
@@ -143,7 +142,7 @@ def make(job: Job, out: Path, corpus: Corpus, *, steps: int = STEPS) -> None:
     for step in run.steps[:-1]:
         place = folder / f"checkpoint-{step}"
         Keeping(dtype="float16").thin(place) if step in MODELS else shutil.rmtree(place)
-    loss = heldout_loss(run.model(steps), corpus)
+    loss = corpus.heldout_loss(run.model(steps))
     note(folder, job, loss=loss, cpu_minutes=round((time.process_time() - began) / 60, 2))
 
 

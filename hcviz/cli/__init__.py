@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 from tyro.conf import Positional
 
-from hcviz.cli.models import clone, declone, deepen, families, pretrain, verify
+from hcviz.cli.models import clone, declone, deepen, families, verify
 from hcviz.cli.runs import demo, figures, train
 from hcviz.cli.views import diff, measure, plot
 from hcviz.errors import HcvizError
@@ -56,7 +56,6 @@ COMMANDS = {
     "diff": diff,
     "figures": figures,
     "families": families,
-    "pretrain": pretrain,
     "lab": lab,
 }
 

@@ -1,4 +1,4 @@
-"""Commands on models: clone, declone, deepen, verify, families, pretrain."""
+"""Commands on models: clone, declone, deepen, verify, families."""
 
 import sys
 from pathlib import Path
@@ -220,23 +220,4 @@ def families(
     print(table.drop(columns="grows").to_string(index=False, max_colwidth=90, justify="left"))
     if out:
         write_text(out, to_markdown(table))
-    return 0
-
-
-def pretrain(
-    name: Positional[Annotated[str, arg(metavar="NAME")]],
-    /,
-    out: Annotated[Path | None, arg(metavar="PATH")] = None,
-    overwrite: bool = False,
-) -> int:
-    """Make a shipped source model again, from text and seed.
-
-    Args:
-        name: gpt-neox (also -quarter, -half, -double), opt or olmo (also -half), or llama.
-        out: The folder to make; None: its place in data/sources.
-        overwrite: Replace it if it is there.
-    """
-    import hcviz
-
-    print(f"The source is in {hcviz.pretrain(name, out=out, overwrite=overwrite)}")
     return 0

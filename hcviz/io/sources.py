@@ -1,6 +1,5 @@
-"""The shipped source models: how each is built, where it lies, and how any source is loaded."""
+"""The shipped source models by their folders, and how any source is found and loaded."""
 
-import dataclasses
 import difflib
 import os
 from os import PathLike
@@ -8,138 +7,45 @@ from pathlib import Path
 from typing import Any
 
 from hcviz.errors import HcvizError
-from hcviz.io.files import data_folder
+from hcviz.io.files import data_folder, natural
 
 VOCABULARY = 2048
-CONTEXT = 256
-END_OF_TEXT, PAD = "<|endoftext|>", "<|pad|>"
-_SPECIAL = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
+"""Tokens of the tokenizer that the shipped sources share."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How a shipped source is built and trained."""
+def source_names() -> list[str]:
+    """Return the names of the shipped sources: ``NAME``, or ``NAME@STEP`` for a checkpoint.
 
-    family: str
-    """The ``model_type`` of transformers."""
-    config: dict[str, Any]
-    """The configuration's fields beyond vocabulary, positions and special tokens."""
-    steps: int
-    batch_size: int = 8
-    lr: float = 3e-3
-    warmup: float = 0.04
-    weight_decay: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
-    corpus: str = "asv+kjv"
-    seed: int = 0
-    keep: tuple[int, ...] = ()
-    """Steps whose model is kept as a source of its own, NAME@STEP, in float16."""
-    half: bool = False
-    """Whether the end is kept in float16 too; a source loads in float32 either way."""
+    A folder of ``data/sources`` is one if it holds weights; ``NAME-step-N`` is ``NAME@N``.
 
-    @property
-    def tokens(self) -> int:
-        """Tokens seen in training."""
-        return self.steps * self.batch_size * CONTEXT
-
-    def model_config(self) -> Any:
-        """Return the transformers configuration."""
-        from transformers import AutoConfig
-
-        return AutoConfig.for_model(
-            self.family,
-            vocab_size=VOCABULARY,
-            max_position_embeddings=CONTEXT,
-            num_hidden_layers=4,
-            **_SPECIAL,
-            **self.config,
-        )
-
-
-def _neox(width: int) -> dict[str, Any]:
-    """Heads of 32 at every width, so that a source cloned by heads has the next one's shape."""
-    return {
-        "hidden_size": width,
-        "num_attention_heads": width // 32,
-        "intermediate_size": 4 * width,
-        "use_parallel_residual": True,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 10000.0,
-            "partial_rotary_factor": 0.25,
-        },
-        "tie_word_embeddings": False,
-    }
-
-
-def _opt(width: int) -> dict[str, Any]:
-    """Pre-norm OPT with heads of 32 and tied embeddings, without dropout."""
-    return {
-        "hidden_size": width,
-        "num_attention_heads": width // 32,
-        "ffn_dim": 4 * width,
-        "word_embed_proj_dim": width,
-        "do_layer_norm_before": True,
-        "activation_function": "relu",
-        "dropout": 0.0,
-        "attention_dropout": 0.0,
-        "tie_word_embeddings": True,
-    }
-
-
-def _gated(width: int, **fields: Any) -> dict[str, Any]:
-    """Heads of 32, and gated neurons in the usual proportion."""
-    return {
-        "hidden_size": width,
-        "num_attention_heads": width // 32,
-        "intermediate_size": 11 * width // 4,
-        **fields,
-    }
-
-
-_OLMO = {"clip_qkv": None, "tie_word_embeddings": False}
-SOURCES: dict[str, Recipe] = {
-    "gpt-neox": Recipe("gpt_neox", _neox(128), steps=2400, keep=(300, 600, 1200)),
-    "gpt-neox-half": Recipe("gpt_neox", _neox(64), steps=1500, lr=4e-3, keep=(188, 375, 750)),
-    "gpt-neox-quarter": Recipe("gpt_neox", _neox(32), steps=1500, lr=5e-3),
-    "gpt-neox-double": Recipe("gpt_neox", _neox(256), steps=1800, lr=2e-3, half=True),
-    "opt": Recipe("opt", _opt(128), steps=2400),
-    "opt-half": Recipe("opt", _opt(64), steps=1500, lr=4e-3),
-    "olmo": Recipe("olmo", _gated(128, **_OLMO), steps=1600),
-    "olmo-half": Recipe("olmo", _gated(64, **_OLMO), steps=1500, lr=4e-3),
-    "llama": Recipe(
-        "llama", _gated(128, num_key_value_heads=2, tie_word_embeddings=True), steps=2400
-    ),
-}
-"""The shipped sources by name; ``NAME@STEP`` is an earlier checkpoint of one that keeps some."""
+    Example:
+        >>> [name for name in source_names() if name.startswith("gpt-neox@")]
+        ['gpt-neox@300', 'gpt-neox@600', 'gpt-neox@1200']
+    """
+    folders = (data_folder() / "sources").glob("*/model.safetensors")
+    return sorted((path.parent.name.replace("-step-", "@") for path in folders), key=natural)
 
 
 def source_path(name: str) -> Path:
     """Return the folder of a shipped source.
 
     Args:
-        name: A key of `SOURCES`, or ``NAME@STEP``.
+        name: One of :func:`source_names`.
 
     Raises:
-        HcvizError: If there is no such source, or its folder is missing.
+        HcvizError: If there is no such source.
 
     Example:
         >>> source_path("gpt-neox@300").name
         'gpt-neox-step-300'
     """
-    base, _, step = name.partition("@")
-    known = [
-        *SOURCES,
-        *(f"{other}@{kept}" for other, recipe in SOURCES.items() for kept in recipe.keep),
-    ]
+    known, folder = source_names(), data_folder() / "sources"
     if name not in known:
-        raise HcvizError(f"Unknown source 'nano:{name}'. The shipped ones are {', '.join(known)}.")
-    path = data_folder() / "sources" / (f"{base}-step-{step}" if step else base)
-    if not (path / "model.safetensors").is_file():
         raise HcvizError(
-            f"The shipped source {name!r} is missing at {path}. Make it: hcviz pretrain {base}"
+            f"Unknown source 'nano:{name}'. The shipped ones are {', '.join(known) or 'gone'} (in "
+            f"{folder}). One that is missing there is made by: python data/sources/make.py NAME"
         )
-    return path
+    return folder / name.replace("@", "-step-")
 
 
 def load(spec: str | Path, *, trust_remote_code: bool = False) -> tuple[Any, Any]:
@@ -177,9 +83,14 @@ def load(spec: str | Path, *, trust_remote_code: bool = False) -> tuple[Any, Any
         raise HcvizError(
             f"The model {str(spec)!r} cannot be loaded: {reason} Needed are "
             "config.json, whole safetensors weights and a tokenizer. Give a model folder, "
-            f"a hub id, or one of {', '.join('nano:' + name for name in SOURCES)}."
+            f"a hub id, or one of {_shipped()}."
         ) from error
     return model.eval(), tokenizer
+
+
+def _shipped() -> str:
+    """Name the shipped sources, without their checkpoints."""
+    return ", ".join(f"nano:{name}" for name in source_names() if "@" not in name)
 
 
 def config_of(source: Any) -> Any:
@@ -313,7 +224,7 @@ def folder_of(spec: str | Path, *, trust_remote_code: bool = False) -> Path:
         raise HcvizError(
             f"The model {str(spec)!r} cannot be downloaded: {' '.join(str(error).split())} "
             "Give a model folder, the id of a model of the hub, or "
-            f"one of {', '.join('nano:' + name for name in SOURCES)}."
+            f"one of {_shipped()}."
         ) from error
     return Path(found)
 

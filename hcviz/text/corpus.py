@@ -58,6 +58,15 @@ class Corpus:
         """Turn a mean held-out loss in nats per token into bits per byte of text."""
         return nats_per_token / self.bytes_per_token / math.log(2)
 
+    @torch.no_grad()
+    def heldout_loss(self, model: Any, *, batch_size: int = 16) -> float:
+        """Return a model's mean loss in nats per predicted token, over every held-out block."""
+        model.eval()
+        total = 0.0
+        for batch in self.heldout.to(model.device).split(batch_size):
+            total += model(input_ids=batch, labels=batch).loss.item() * len(batch)
+        return total / len(self.heldout)
+
     def describe(self) -> dict[str, Any]:
         """Summarise the corpus in plain values, for ``run.json`` and for people."""
         return {

@@ -27,7 +27,6 @@ OPTIONS = {
     "diff": "factors top out",
     "figures": "out",
     "families": "out",
-    "pretrain": "out overwrite",
     "lab": "app no-browser",
 }
 """The options of every command. A new one is a decision: write it here."""

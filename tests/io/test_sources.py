@@ -1,25 +1,22 @@
-"""hcviz.io.sources, hcviz.pretraining and the shipped data."""
+"""hcviz.io.sources and the shipped models."""
 
 import dataclasses
 import json
-import re
-from pathlib import Path
 
 import pytest
+import scripts
 import tiny
 import torch
 from safetensors.torch import load_file
 
-from hcviz import clone, pretraining
+from hcviz import clone
 from hcviz.errors import HcvizError
-from hcviz.io import sources
 from hcviz.io.files import data_folder
-from hcviz.io.sources import SOURCES, load, source_path, tokenizer_for
+from hcviz.io.sources import VOCABULARY, load, source_names, source_path, tokenizer_for
 from hcviz.text.corpus import load_corpus
-from hcviz.text.documents import read_documents
 
-KEPT = [f"{name}@{step}" for name, recipe in SOURCES.items() for step in recipe.keep]
-NAMES = [*SOURCES, *KEPT]
+NAMES = source_names()
+KEPT = [name for name in NAMES if "@" in name]
 ONE_MILLION = ["gpt-neox", "opt", "olmo", "llama"]
 
 
@@ -29,13 +26,7 @@ def facts(name):
 
 @pytest.fixture(scope="module")
 def asv():
-    return load_corpus("asv", tokenizer=tiny.tokenizer(), context=sources.CONTEXT)
-
-
-@pytest.mark.parametrize("name", ["gpt-neox", "gpt-neox-half"])
-def test_three_checkpoints_come_before_the_end(name):
-    recipe = SOURCES[name]
-    assert [round(recipe.steps / step) for step in recipe.keep] == [8, 4, 2]
+    return load_corpus("asv", tokenizer=tiny.tokenizer(), context=256)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,14 +38,13 @@ def test_a_source_is_a_stock_folder_with_its_story(name):
     assert not [file for file in found if file.endswith((".bin", ".pt", ".py"))]
     story = facts(name)
     readme = (folder / "README.md").read_text(encoding="utf-8")
-    base = name.partition("@")[0]
     for said in (
-        f"hcviz pretrain {base}",
+        f"python data/sources/make.py {name.partition('@')[0]}",
         f"{story['tokens']:,} ({story['epochs']} epochs)",
         f"{story['heldout_asv_nats_per_token']} nats/token",
         f"{story['heldout_asv_bits_per_byte']} bits/byte",
         story["corpus"]["fingerprint"],
-        f"| seed | {SOURCES[base].seed} |",
+        f"| seed | {story['seed']} |",
         "> And it came to pass",
     ):
         assert said in readme
@@ -62,30 +52,10 @@ def test_a_source_is_a_stock_folder_with_its_story(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_source_was_made_by_its_recipe(name):
-    base, _, step = name.partition("@")
-    story, recipe = facts(name), SOURCES[base]
-    assert story["steps"] == int(step or recipe.steps)
-    asked = story["request"]
-    for field in ("steps", "batch_size", "lr", "warmup", "weight_decay", "seed"):
-        assert asked[field] == getattr(recipe, field)
-    config = json.loads((source_path(name) / "config.json").read_text())
-    wanted = recipe.model_config().to_dict()
-    for key in (
-        "hidden_size",
-        "num_attention_heads",
-        "num_hidden_layers",
-        "vocab_size",
-        "model_type",
-    ):
-        assert config[key] == wanted[key]
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_a_source_has_the_loss_it_claims(name, asv):
     model, _ = load(f"nano:{name}")
     part = dataclasses.replace(asv, heldout=asv.heldout[::10])
-    bits = asv.bits_per_byte(pretraining.heldout_loss(model, part))
+    bits = asv.bits_per_byte(part.heldout_loss(model))
     assert bits == pytest.approx(facts(name)["heldout_asv_bits_per_byte"], rel=0.04)
     assert model.dtype == torch.float32
     assert model.num_parameters() == facts(name)["parameters"]
@@ -107,7 +77,8 @@ def test_the_sources_are_trained_well():
     widths = [bits[f"gpt-neox{end}"] for end in ("-double", "", "-half", "-quarter")]
     assert widths == sorted(widths)
     for base in ("gpt-neox", "gpt-neox-half"):
-        earlier = [bits[f"{base}@{step}"] for step in SOURCES[base].keep]
+        earlier = [bits[name] for name in KEPT if name.startswith(f"{base}@")]
+        assert len(earlier) == 3
         assert [*earlier, bits[base]] == sorted([*earlier, bits[base]], reverse=True)
 
 
@@ -124,16 +95,6 @@ def test_a_half_is_short_of_width_and_doubles_to_the_whole(name):
     assert {k: v.shape for k, v in clone(small).state_dict().items()} == shapes
 
 
-def test_the_sources_are_of_the_size_they_should_be():
-    for name in ONE_MILLION:
-        assert 0.9e6 < facts(name)["parameters"] < 1.4e6
-    widths = [
-        SOURCES[f"gpt-neox{end}"].model_config().hidden_size
-        for end in ("-quarter", "-half", "", "-double")
-    ]
-    assert widths == [32, 64, 128, 256]
-
-
 def test_the_families_are_those_of_the_paper_and_a_tied_llama():
     opt, olmo, llama = (load(f"nano:{name}")[0] for name in ("opt", "olmo", "llama"))
     assert opt.config.word_embed_proj_dim == opt.config.hidden_size
@@ -143,23 +104,9 @@ def test_the_families_are_those_of_the_paper_and_a_tied_llama():
     assert olmo.lm_head.weight is not olmo.model.embed_tokens.weight
 
 
-@pytest.mark.parametrize("name", ONE_MILLION)
-def test_a_sampled_continuation_reads_like_english(name):
-    known = set(
-        re.findall(r"[a-z]+", " ".join(d.text for d in read_documents("asv+kjv")[0]).lower())
-    )
-    model, tokenizer = load(f"nano:{name}")
-    text = pretraining.sample(model, tokenizer, tokens=40, seed=1)
-    words = re.findall(r"[a-z]+", text.lower())
-    assert len(words) > 20
-    assert sum(word in known for word in words) > 0.85 * len(words)
-    assert len(set(words)) > 0.4 * len(words)
-    assert text == pretraining.sample(model, tokenizer, tokens=40, seed=1)
-
-
 def test_all_share_one_tokenizer(asv):
     tokenizer = tiny.tokenizer()
-    assert len(tokenizer) == sources.VOCABULARY
+    assert len(tokenizer) == VOCABULARY
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1)
     text = "In the beginning “God”\n created naïve 天.  "
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
@@ -167,23 +114,10 @@ def test_all_share_one_tokenizer(asv):
     assert all((source_path(name) / "tokenizer.json").read_bytes() == shared for name in NAMES)
 
 
-def test_the_tokenizer_is_trained_again_the_same(tmp_path):
-    pretraining.train_tokenizer().save_pretrained(tmp_path)
-    shared = data_folder() / "sources" / "tokenizer" / "tokenizer.json"
-    assert json.loads((tmp_path / "tokenizer.json").read_text()) == json.loads(shared.read_text())
-
-
 def test_the_text_is_the_one_they_were_trained_on(asv):
-    both = load_corpus("asv+kjv", tokenizer=tiny.tokenizer(), context=sources.CONTEXT)
+    both = load_corpus("asv+kjv", tokenizer=tiny.tokenizer(), context=256)
     assert {facts(name)["corpus"]["fingerprint"] for name in NAMES} == {both.fingerprint}
     assert set(both.heldout_groups) == set(asv.heldout_groups)
-
-
-def test_the_overview_is_that_of_the_folders():
-    folder = data_folder() / "sources"
-    text = (folder / "README.md").read_text(encoding="utf-8")
-    assert text == pretraining.overview(folder)
-    assert all(f"`nano:{name}`" in text for name in NAMES)
 
 
 def test_data_stays_small():
@@ -203,6 +137,21 @@ def test_data_stays_small():
 def test_a_source_that_is_not_there_is_named(spec, message):
     with pytest.raises(HcvizError, match=message):
         load(spec)
+
+
+def test_names_are_read_off_the_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("HCVIZ_DATA", str(tmp_path))
+    with pytest.raises(HcvizError, match=r"The shipped ones are gone.*made by: python data/sour"):
+        source_path("gpt-neox@300")
+    for name in ("mine", "mine-step-10", "mine-step-9", "tokenizer"):
+        (tmp_path / "sources" / name).mkdir(parents=True)
+    for name in ("mine", "mine-step-10", "mine-step-9"):
+        tiny.model().save_pretrained(tmp_path / "sources" / name)
+    assert source_names() == ["mine", "mine@9", "mine@10"]
+    assert source_path("mine@10") == tmp_path / "sources" / "mine-step-10"
+    for name in ("tokenizer", "mine-step-9"):
+        with pytest.raises(HcvizError, match="Unknown source"):
+            source_path(name)
 
 
 def test_a_folder_that_is_no_model_is_named(tmp_path):
@@ -225,80 +174,14 @@ def test_pickled_weights_are_refused(tmp_path):
         load(tmp_path)
 
 
-def test_a_missing_source_says_how_to_make_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("HCVIZ_DATA", str(tmp_path))
-    with pytest.raises(HcvizError, match=r"Make it: hcviz pretrain gpt-neox$"):
-        source_path("gpt-neox@300")
-
-
 def test_the_tokenizer_of_a_model_is_found(tmp_path):
     model = tiny.model()
     assert len(tokenizer_for(model)) == 2048  # the shipped one: the vocabulary fits
     model.config.hcviz = {"source": "nano:opt"}
     assert len(tokenizer_for(model)) == 2048
-    small = pretraining.train_tokenizer(tiny.write_text(tmp_path), vocabulary=300)
+    make = scripts.load("data/sources/make.py")
+    small = make.train_tokenizer(tiny.write_text(tmp_path), vocabulary=300)
     other = tiny.model(vocab_size=300)
     other.save_pretrained(tmp_path / "m")
     small.save_pretrained(tmp_path / "m")
     assert len(tokenizer_for(type(other).from_pretrained(tmp_path / "m"))) == 300
-
-
-@pytest.fixture
-def nano(monkeypatch, tmp_path):
-    """A recipe that trains in a second, on a short text."""
-    text = tiny.write_text(tmp_path)
-    load = pretraining.load_corpus
-    monkeypatch.setattr(pretraining, "load_corpus", lambda name, **rest: load(text, **rest))
-    recipe = dataclasses.replace(
-        SOURCES["llama"],
-        config={"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16},
-        steps=40,
-        batch_size=1,
-        keep=(20,),
-    )
-    monkeypatch.setitem(SOURCES, "nano", recipe)
-    return tmp_path
-
-
-def test_pretrain_makes_folders_that_load(nano):
-    made = pretraining.pretrain("nano", out=nano / "made", progress=False)
-    assert made == nano / "made"
-    losses = []
-    for folder in (made, nano / "made-step-20"):
-        model, _ = load(folder)
-        assert model.config.hidden_size == 16
-        story = json.loads((folder / "source.json").read_text())
-        assert (
-            f"**{story['heldout_asv_bits_per_byte']} bits/byte**"
-            in (folder / "README.md").read_text()
-        )
-        losses.append(story["heldout_asv_nats_per_token"])
-        kinds = {value.dtype for value in load_file(folder / "model.safetensors").values()}
-        assert kinds == {torch.float32 if folder == made else torch.float16}
-        assert model.dtype == torch.float32
-    assert losses[0] < losses[1]
-    again = pretraining.pretrain("nano", out=nano / "again", progress=False)
-    weights = [(folder / "model.safetensors").read_bytes() for folder in (made, again)]
-    assert weights[0] == weights[1]
-
-
-def test_pretrain_loses_nothing(nano, monkeypatch):
-    taken = nano / "made"
-    taken.mkdir()
-    (taken / "mine").write_text("mine")
-    with pytest.raises(HcvizError, match="already exists"):
-        pretraining.pretrain("nano", out=taken, progress=False)
-
-    def broken(*args, **options):
-        raise RuntimeError("stop")
-
-    monkeypatch.setattr(pretraining, "sample", broken)
-    with pytest.raises(RuntimeError, match="stop"):
-        pretraining.pretrain("nano", out=taken, steps=2, overwrite=True, progress=False)
-    assert [path.name for path in taken.iterdir()] == ["mine"]
-    assert not [path for path in Path(nano).iterdir() if path.name.startswith(".tmp")]
-
-
-def test_an_unknown_recipe_is_named():
-    with pytest.raises(HcvizError, match=r"Unknown source 'bert'. The recipes are gpt-neox"):
-        pretraining.pretrain("bert")

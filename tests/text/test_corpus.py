@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import scripts
 import tiny
 import torch
 
@@ -105,13 +106,12 @@ def test_the_seed_chooses_the_heldout_documents(short, tokenizer):
 
 
 def test_fingerprint_sees_text_and_tokenizer(short, tokenizer, tmp_path):
-    from hcviz.pretraining import train_tokenizer
-
     one = load_corpus(short, tokenizer=tokenizer, context=32).fingerprint
     changed = tmp_path / "text.jsonl"
     changed.write_text(short.read_text().replace("God", "god", 1))
     assert load_corpus(changed, tokenizer=tokenizer, context=32).fingerprint != one
-    other = train_tokenizer(changed, vocabulary=300)
+    make = scripts.load("data/sources/make.py")
+    other = make.train_tokenizer(changed, vocabulary=300)
     assert load_corpus(short, tokenizer=other, context=32).fingerprint != one
 
 

@@ -1,23 +1,130 @@
-"""Make the shipped sources: the shared tokenizer, the models, and a README in every folder."""
+"""Make the shipped sources, each with its README: python data/sources/make.py NAME.
 
+The first one also makes the tokenizer that all share; --help names them.
+"""
+
+import dataclasses
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import tyro
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
+from tyro.conf import Positional, arg
 
 from hcviz.errors import HcvizError
+from hcviz.text.corpus import Corpus, load_corpus, split_documents
+from hcviz.text.documents import END_OF_TEXT, read_documents
 from hcviz.io.files import check_free, data_folder, fresh_folder, open_to_readers, write_text
 from hcviz.io.process import quiet
-from hcviz.io.sources import CONTEXT, END_OF_TEXT, PAD, SOURCES, VOCABULARY
+from hcviz.io.sources import VOCABULARY
 from hcviz.runs.run import Run
-from hcviz.text.corpus import Corpus, load_corpus, split_documents
-from hcviz.text.documents import read_documents
+from hcviz.training.train import train
 
+COMMAND = "python data/sources/make.py"
+CONTEXT = 256
+PAD = "<|pad|>"
+_SPECIAL = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
 PROMPT = "And it came to pass"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a shipped source is built and trained."""
+
+    family: str
+    """The ``model_type`` of transformers."""
+    config: dict[str, Any]
+    """The configuration's fields beyond vocabulary, positions and special tokens."""
+    steps: int
+    batch_size: int = 8
+    lr: float = 3e-3
+    warmup: float = 0.04
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    corpus: str = "asv+kjv"
+    seed: int = 0
+    keep: tuple[int, ...] = ()
+    """Steps whose model is kept as a source of its own, NAME@STEP, in float16."""
+    half: bool = False
+    """Whether the end is kept in float16 too; a source loads in float32 either way."""
+
+    def model_config(self) -> Any:
+        """Return the transformers configuration."""
+        return AutoConfig.for_model(
+            self.family,
+            vocab_size=VOCABULARY,
+            max_position_embeddings=CONTEXT,
+            num_hidden_layers=4,
+            **_SPECIAL,
+            **self.config,
+        )
+
+
+def _neox(width: int) -> dict[str, Any]:
+    """Heads of 32 at every width, so that a source cloned by heads has the next one's shape."""
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}
+    return {
+        "hidden_size": width,
+        "num_attention_heads": width // 32,
+        "intermediate_size": 4 * width,
+        "use_parallel_residual": True,
+        "rope_parameters": rope,
+        "tie_word_embeddings": False,
+    }
+
+
+def _opt(width: int) -> dict[str, Any]:
+    """Pre-norm OPT with heads of 32 and tied embeddings, without dropout."""
+    return {
+        "hidden_size": width,
+        "num_attention_heads": width // 32,
+        "ffn_dim": 4 * width,
+        "word_embed_proj_dim": width,
+        "do_layer_norm_before": True,
+        "activation_function": "relu",
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "tie_word_embeddings": True,
+    }
+
+
+def _gated(width: int, **fields: Any) -> dict[str, Any]:
+    """Heads of 32, and gated neurons in the usual proportion."""
+    return {
+        "hidden_size": width,
+        "num_attention_heads": width // 32,
+        "intermediate_size": 11 * width // 4,
+        **fields,
+    }
+
+
+_OLMO = {"clip_qkv": None, "tie_word_embeddings": False}
+_LLAMA = {"num_key_value_heads": 2, "tie_word_embeddings": True}
+RECIPES: dict[str, Recipe] = {
+    "gpt-neox": Recipe("gpt_neox", _neox(128), steps=2400, keep=(300, 600, 1200)),
+    "gpt-neox-half": Recipe("gpt_neox", _neox(64), steps=1500, lr=4e-3, keep=(188, 375, 750)),
+    "gpt-neox-quarter": Recipe("gpt_neox", _neox(32), steps=1500, lr=5e-3),
+    "gpt-neox-double": Recipe("gpt_neox", _neox(256), steps=1800, lr=2e-3, half=True),
+    "opt": Recipe("opt", _opt(128), steps=2400),
+    "opt-half": Recipe("opt", _opt(64), steps=1500, lr=4e-3),
+    "olmo": Recipe("olmo", _gated(128, **_OLMO), steps=1600),
+    "olmo-half": Recipe("olmo", _gated(64, **_OLMO), steps=1500, lr=4e-3),
+    "llama": Recipe("llama", _gated(128, **_LLAMA), steps=2400),
+}
+"""The sources by name; ``NAME@STEP`` is an earlier checkpoint of one that keeps some."""
 
 
 def train_tokenizer(corpus: str | Path = "asv+kjv", *, vocabulary: int = VOCABULARY) -> Any:
@@ -30,9 +137,6 @@ def train_tokenizer(corpus: str | Path = "asv+kjv", *, vocabulary: int = VOCABUL
         >>> train_tokenizer("asv", vocabulary=300).convert_ids_to_tokens([0, 1])
         ['<|endoftext|>', '<|pad|>']
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
     documents, _ = split_documents(read_documents(corpus)[0], name=str(corpus))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -55,48 +159,39 @@ def train_tokenizer(corpus: str | Path = "asv+kjv", *, vocabulary: int = VOCABUL
 
 
 def pretrain(
-    name: str,
+    name: Positional[Annotated[str, arg(metavar="NAME", help=", ".join(RECIPES))]],
     *,
-    out: str | Path | None = None,
+    out: Path | None = None,
     steps: int | None = None,
     seed: int | None = None,
-    work: str | Path | None = None,
+    work: Path | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
     """Train a shipped source again, from random weights.
 
     Args:
-        name: A key of `hcviz.io.sources.SOURCES`.
-        out: The folder to write; by default the shipped one's place. Checkpoints that the recipe
-            keeps go beside it, as ``OUT-step-N``.
+        name: A key of `RECIPES`.
+        out: The folder to write; None: the shipped one's place. Checkpoints that the recipe keeps
+            go beside it, as OUT-step-N.
         steps: Fewer steps than the recipe's, for a trial; kept checkpoints scale along.
         seed: Another seed than the recipe's.
-        work: Where the training run is kept, so that it can be resumed; a temporary folder, removed
-            at the end, by default.
+        work: Where the training run is kept, so that it can be resumed; None: it is not.
         overwrite: Replace folders that exist; each is kept until its successor is whole.
-        progress: Show a bar.
+        progress: Show a bar while it trains.
 
     Returns:
         The model's folder.
 
     Raises:
         HcvizError: If the name is unknown or a folder exists already.
-
-    Example:
-        >>> pretrain("llama", out="my-llama", steps=100)  # doctest: +SKIP
-        PosixPath('my-llama')
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
-
-    from hcviz.training.train import train
-
-    if name not in SOURCES:
-        raise HcvizError(f"Unknown source {name!r}. The recipes are {', '.join(SOURCES)}.")
-    recipe = SOURCES[name]
+    if name not in RECIPES:
+        raise HcvizError(f"Unknown source {name!r}. The recipes are {', '.join(RECIPES)}.")
+    recipe = RECIPES[name]
     total = steps or recipe.steps
     seed = recipe.seed if seed is None else seed
-    out = Path(out) if out else data_folder() / "sources" / name
+    out = out or data_folder() / "sources" / name
     kept = {step: max(1, step * total // recipe.steps) for step in recipe.keep}
     folders = {total: out}
     folders |= {at: out.parent / f"{out.name}-step-{step}" for step, at in kept.items()}
@@ -116,7 +211,7 @@ def pretrain(
     with tempfile.TemporaryDirectory() as scratch:
         run = train(
             model,
-            out=Path(work or scratch) / name,
+            out=(work or Path(scratch)) / name,
             corpus=corpus,
             tokenizer=tokenizer,
             steps=total,
@@ -139,16 +234,6 @@ def pretrain(
     if out.parent == data_folder() / "sources":
         write_text(out.parent / "README.md", overview(out.parent))
     return out
-
-
-@torch.no_grad()
-def heldout_loss(model: Any, corpus: Corpus, *, batch_size: int = 16) -> float:
-    """Return the mean held-out loss in nats per predicted token, over every held-out block."""
-    model.eval()
-    total = 0.0
-    for batch in corpus.heldout.to(model.device).split(batch_size):
-        total += model(input_ids=batch, labels=batch).loss.item() * len(batch)
-    return total / len(corpus.heldout)
 
 
 @torch.no_grad()
@@ -196,7 +281,7 @@ def write_source(
         model = run.model(step)
     if half:
         model = model.half().float()
-    loss = heldout_loss(model, judge)
+    loss = judge.heldout_loss(model)
     info, last = run.info, run.steps[-1]
     request = info["request"]
     seen = step * request["batch_size"] * request["context"]
@@ -205,7 +290,7 @@ def write_source(
         "name": name if step == last else f"{name}, checkpoint at step {step} of {last}",
         "class": type(model).__name__,
         "parameters": model.num_parameters(),
-        "command": f"hcviz pretrain {name}",
+        "command": f"{COMMAND} {name}",
         "seed": info["seed"],
         "stored": "float16" if half else "float32",
         "steps": step,
@@ -228,7 +313,7 @@ def write_source(
         _save_tokenizer(tokenizer, scratch)
         open_to_readers(scratch)
         write_text(scratch / "source.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
-        write_text(scratch / "README.md", "\n".join(_readme(facts)))
+        write_text(scratch / "README.md", "\n".join(readme(facts)))
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
@@ -239,8 +324,8 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
     write_text(folder / "tokenizer.json", text + "\n")
 
 
-def _readme(facts: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of a source's README."""
+def readme(facts: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of a source's README, from what its ``source.json`` holds."""
     corpus, request = facts["corpus"], facts["request"]
     rows = {
         "held-out loss, ASV": f"{facts['heldout_asv_nats_per_token']} nats/token, "
@@ -279,7 +364,7 @@ def overview(folder: str | Path) -> str:
     for path in Path(folder).glob("*/source.json"):
         facts = json.loads(path.read_text(encoding="utf-8"))
         base, _, step = path.parent.name.partition("-step-")
-        rows.append((list(SOURCES).index(base), facts["steps"], path.parent.name, step, facts))
+        rows.append((list(RECIPES).index(base), facts["steps"], path.parent.name, step, facts))
     lines = [
         "# Source models",
         "",
@@ -300,7 +385,14 @@ def overview(folder: str | Path) -> str:
     lines += [
         "",
         "They share the byte-level BPE tokenizer in `tokenizer/` (2,048 tokens), trained on the",
-        "training chapters; the first `hcviz pretrain` makes it if it is missing.",
+        "training chapters; the first run of `make.py` makes it if it is missing.",
         "",
     ]
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    try:
+        print(f"The source is in {tyro.cli(pretrain, config=(tyro.conf.FlagCreatePairsOff,))}")
+    except HcvizError as error:
+        sys.exit(f"make.py: {error}")
