@@ -44,7 +44,7 @@ app: $(STAMP) ## open the tour as an app without code, with Voila
 	$(BIN)/hcviz lab --app $(ARGS)
 
 gallery: $(STAMP) ## render the notebooks into gallery/: pages that need no kernel and no network
-	$(BIN)/python -m hcviz.gallery $(ARGS)
+	$(BIN)/python notebooks/gallery.py $(ARGS)
 
 notebooks: $(STAMP) ## train the recorded runs of the notebooks again (half an hour or more)
 	$(BIN)/hcviz demo --record data/runs/demo --overwrite

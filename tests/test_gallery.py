@@ -8,11 +8,13 @@ import re
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
+import scripts
 from bs4 import BeautifulSoup
 from PIL import Image
 
-from hcviz import gallery
 from hcviz.errors import HcvizError
+
+gallery = scripts.load("notebooks/gallery.py")
 
 CELLS = {
     "parameters": "WIDE = 2",
@@ -48,7 +50,7 @@ def page(tmp_path_factory):
     nbformat.write(notebook, path)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MPLBACKEND", raising=False)  # the kernel draws as in a real session
-        patch.setenv("PYTHONPATH", str(gallery.Path(gallery.__file__).parents[1]))
+        patch.setenv("PYTHONPATH", str(scripts.ROOT))
         return gallery.render(path, WIDE=5)
 
 
@@ -83,7 +85,7 @@ def test_a_page_needs_no_network_and_no_kernel(page):
 
 
 def test_an_error_stops_the_page(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(gallery.Path(gallery.__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(scripts.ROOT))
     path = tmp_path / "wrong.ipynb"
     cells = [nbformat.v4.new_code_cell("raise ValueError('on purpose')")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)

@@ -261,7 +261,7 @@ def test_setup_names_a_python_that_is_missing(copy):
         ("lint", ".venv/bin/ruff format --check ."),
         ("lab", ".venv/bin/jupyter lab notebooks/00_tour.ipynb"),
         ("app", ".venv/bin/hcviz lab --app"),
-        ("gallery", ".venv/bin/python -m hcviz.gallery"),
+        ("gallery", ".venv/bin/python notebooks/gallery.py"),
         ("notebooks", ".venv/bin/python data/runs/make.py"),
     ],
 )

@@ -4,9 +4,8 @@ from importlib.util import find_spec
 
 import nbformat
 import pytest
+import scripts
 from browser import conftest as browser
-
-from hcviz import gallery
 
 NOTEBOOKS = sorted((browser.ROOT / "notebooks").glob("*.ipynb"))
 SLIDERS = [p for p in NOTEBOOKS if any(w in p.read_text() for w in ("explore(", "@interact"))]
@@ -125,7 +124,7 @@ def test_page_of_the_gallery(path, tmp_path, page, monkeypatch):
 
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel draws as in a real session
     monkeypatch.setenv("PYTHONPATH", str(browser.ROOT))
-    gallery.main([str(path), "--out", str(tmp_path / "gallery")])
+    scripts.load("notebooks/gallery.py").main([str(path), "--out", str(tmp_path / "gallery")])
     page.goto((tmp_path / "gallery" / "index.html").as_uri())
     page.get_by_role("link").first.click()
     boxes = page.locator(".hcviz-frames")

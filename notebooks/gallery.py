@@ -1,6 +1,6 @@
 """Notebooks as pages without a kernel or a network: executed, the sliders' pictures baked in.
 
-python -m hcviz.gallery --out gallery
+python notebooks/gallery.py --out gallery
 """
 
 import argparse
@@ -16,7 +16,9 @@ from typing import Any
 
 from hcviz.io.files import check_free, fresh_folder
 
-FREEZE = "from hcviz import gallery\n\ngallery.freeze()"
+HERE = Path(__file__).resolve().parent
+FREEZE = f"import sys\n\nsys.path.insert(0, {str(HERE)!r})\nimport gallery\n\ngallery.freeze()"
+"""The first cell of every notebook while it is executed; it is not in the page."""
 MOST_FRAMES = 64
 MARK = "<title>hcviz: notebooks</title>"
 """By this line of its first page a gallery is known, and may be replaced."""
@@ -261,9 +263,8 @@ def main(words: Sequence[str] | None = None) -> None:
     Raises:
         HcvizError: If the folder holds anything else, and ``--overwrite`` is not given.
     """
-    shipped = Path(__file__).parent.parent / "notebooks"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("notebooks", nargs="*", type=Path, default=sorted(shipped.glob("*.ipynb")))
+    parser.add_argument("notebooks", nargs="*", type=Path, default=sorted(HERE.glob("*.ipynb")))
     parser.add_argument("--out", type=Path, default=Path("gallery"))
     parser.add_argument("--overwrite", action="store_true", help="replace whatever OUT holds")
     options = parser.parse_args(words)
