@@ -1,6 +1,7 @@
 """What a training run is asked, said once: keywords, command line, docs, record, arguments."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,10 @@ class TrainRequest:
     device: str | None = None
     """cpu forces the CPU; None takes the best there is."""
     dtype: str | None = None
-    """bfloat16 or float16 trains in mixed precision; None in the model's own."""
+    """bfloat16 or float16 (GPU only) computes in mixed precision, float32 in float32. The weights
+    are trained and saved in float32 either way: in half precision AdamW's small steps, and with
+    them the differences between copies, round to nothing. None: float32, or float64 of a model
+    that is float64."""
     on_log: Callable[[dict], None] | None = None
     """Called with every row of the log while the run goes on, for live curves."""
     trainer_args: dict[str, Any] | None = None
@@ -117,9 +121,9 @@ class TrainRequest:
             raise HcvizError(
                 f"Unknown schedule {self.schedule!r}. Use one of {', '.join(SCHEDULES)}."
             )
-        if self.dtype not in (None, *MIXED):
+        if self.dtype not in (None, "float32", *MIXED):
             raise HcvizError(
-                f"Unknown dtype {self.dtype!r}. Use {' or '.join(MIXED)} (mixed), or None."
+                f"Unknown dtype {self.dtype!r}. Use float32, or {' or '.join(MIXED)} (mixed)."
             )
         snapshot_steps(self.steps, self.snapshots)
 
@@ -130,6 +134,7 @@ class TrainRequest:
             found: What the model and the text settle, such as a hash of the weights.
         """
         plain = {name: getattr(self, name) for name in DECIDE}
+        plain["dtype"] = self.dtype if self.dtype in MIXED else None  # float32 is in the weights
         further = {key: repr(value) for key, value in (self.trainer_args or {}).items()}
         return json.loads(json.dumps({**plain, "trainer_args": further, **found}))
 
@@ -144,6 +149,13 @@ def trainer_arguments(
     """
     import torch
     from transformers import TrainingArguments
+
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", {"bfloat16": "bf16", "float16": "fp16"}.get(request["dtype"])):
+        raise HcvizError(
+            f"accelerate was told mixed_precision: {launched}, and dtype is {request['dtype']!r}. "
+            "Set it to 'no' there: dtype (--dtype) decides."
+        )
 
     ours = {
         "output_dir": str(out),
@@ -160,7 +172,7 @@ def trainer_arguments(
         "eval_strategy": "no",
         "prediction_loss_only": True,
         "disable_tqdm": True,
-        "use_cpu": device == "cpu",
+        "use_cpu": device == "cpu" or not torch.accelerator.is_available(),
         "bf16": request["dtype"] == "bfloat16",
         "fp16": request["dtype"] == "float16",
     }
@@ -175,6 +187,11 @@ def trainer_arguments(
         raise HcvizError(f"The Trainer refuses these arguments ({extra}): {error}") from error
     if device not in (None, "cpu") and arguments.device.type != torch.device(device).type:
         raise HcvizError(f"device {device!r} was asked for, but torch finds {arguments.device}.")
+    if request["dtype"] == "float16" and arguments.device.type == "cpu":
+        raise HcvizError(
+            "dtype 'float16' mixes on a GPU only: on the CPU the Trainer would leave it out "
+            "without a word. Use bfloat16 or float32."
+        )
     parts = arguments.world_size * arguments.gradient_accumulation_steps
     if request["batch_size"] % parts:
         raise HcvizError(
@@ -186,6 +203,38 @@ def trainer_arguments(
     arguments.per_device_train_batch_size = request["batch_size"] // parts
     arguments.per_device_eval_batch_size = max(1, 16 // arguments.world_size)
     return arguments
+
+
+def hold_weights(model: Any, dtype: str | None) -> str | None:
+    """Cast a model, in place, to the dtype in which its weights are trained.
+
+    That is float32 (see `TrainRequest.dtype`); a float64 model stays what it is unless a dtype is
+    asked for.
+
+    Args:
+        model: A model of one's own.
+        dtype: As asked.
+
+    Returns:
+        What was cast to what, in words; None if nothing was.
+
+    Raises:
+        HcvizError: If weights are quantized, or integers.
+    """
+    import torch
+
+    stored = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
+    strange = set(stored) - {"float64", "float32", *MIXED}
+    if strange or getattr(model, "is_quantized", False):
+        raise HcvizError(
+            f"The model's weights are quantized, or no numbers to train ({', '.join(stored)}). "
+            "Give the checkpoint it was quantized from."
+        )
+    held = torch.float64 if stored == ["float64"] and dtype is None else torch.float32
+    if stored == [str(held).removeprefix("torch.")]:
+        return None
+    model.to(held)
+    return f"weights stored in {' and '.join(stored)} are trained, and saved, in float32"
 
 
 def check_fit(model: Any, corpus: Any) -> None:

@@ -22,7 +22,7 @@ from hcviz.text.corpus import Corpus, load_corpus
 from hcviz.training.dropout import dropout_fields, set_dropout
 from hcviz.training.live import MetricsCallback
 from hcviz.training.record import prepare_folder, read_info, weights_hash, write_info
-from hcviz.training.request import TrainRequest, check_fit, trainer_arguments
+from hcviz.training.request import TrainRequest, check_fit, hold_weights, trainer_arguments
 from hcviz.training.schedule import BlockOrder
 from hcviz.training.snapshots import Keeping, Plan, plan
 from hcviz.training.trainer import Bar, Snapshots, SnapshotTrainer, whole_checkpoints
@@ -62,6 +62,7 @@ def train(model: Any, *, out: str | Path, request: TrainRequest) -> Run:
     if not isinstance(corpus, Corpus):
         corpus = load_corpus(corpus, tokenizer=tokenizer, context=request.context)
     check_fit(model, corpus)
+    cast = hold_weights(model, request.dtype)
     if request.dropout is not None:
         set_dropout(model, request.dropout)
     keeping = Keeping(request.keep, request.snapshot_dtype)
@@ -88,6 +89,7 @@ def train(model: Any, *, out: str | Path, request: TrainRequest) -> Run:
         "tokens": seen * corpus.context,
         "epochs": round(seen / len(corpus.train), 3),
         "parameters": model.num_parameters(),
+        **({"cast": cast} if cast else {}),
         **surroundings(),
         **(request.info or {}),
         "request": asked,
@@ -100,8 +102,10 @@ def train(model: Any, *, out: str | Path, request: TrainRequest) -> Run:
         torch.distributed.barrier()
     if read_info(out).get("status") == "done":
         return Run(out)
-    if request.progress and first and (request.disk_budget or keeping != Keeping()):
-        print(f"{label}: {planned}", file=sys.stderr)
+    if request.progress and first:
+        told = planned if request.disk_budget or keeping != Keeping() else None
+        for line in filter(None, (cast, told)):
+            print(f"{label}: {line}", file=sys.stderr)
     with quiet():
         _run(model, tokenizer, corpus, arguments, record, callbacks)
     return Run(out)
