@@ -9,6 +9,7 @@ child process. Nothing is downloaded: the source has the shape of the model, not
 """
 
 import argparse
+import functools
 import subprocess
 import sys
 import time
@@ -23,7 +24,9 @@ from hcviz.architecture.axes import wide_shape
 from hcviz.architecture.factors import resolve_factors
 from hcviz.cloning.clone import decide
 from hcviz.widening.layout import layout
+from hcviz.widening.request import CloneRequest
 
+FORMS = ("symmetric", "noisy-symmetric", "noisy-diagonal", "random")
 NEOX = {"model_type": "gpt_neox", "vocab_size": 50304, "rotary_pct": 0.25}
 SHAPES = {
     "pythia-70m": NEOX
@@ -134,18 +137,34 @@ def main() -> None:
 
 
 def race(shape: str, dtype: str, runs: int) -> dict[str, list[float]]:
-    """Clone and copy in turn."""
+    """Clone and copy in turn; forms with noise or random shares against plain clone and normals."""
     model = source(shape, getattr(torch, dtype))
     axes, factors = layout(model), resolve_factors(model.config)
     tensors = [(n, p.data) for n, p in model.named_parameters()]
-    hcviz.clone(model)  # checks the twin, once per configuration; the pairs do not repeat it
-    jobs = {"clone": (hcviz.clone, model), "limit": (limit, tensors, axes, factors),
-            "decide": (decide, model)}  # fmt: skip
-    rows = [{name: seconds(*job) for name, job in jobs.items()} for _ in range(runs)]
+    clones = {form: functools.partial(hcviz.clone, model, expansion=form) for form in FORMS}
+    for clone in clones.values():  # checks the twin, once a configuration and form
+        clone()
+    jobs = {
+        **clones,
+        "limit": functools.partial(limit, tensors, axes, factors),
+        "normals": functools.partial(normals, tensors, axes, factors),
+        "decide": functools.partial(decide, model, CloneRequest()),
+    }
+    rows = [{name: seconds(job) for name, job in jobs.items()} for _ in range(runs)]
     table = {f"{name}_s": [row[name][0] for row in rows] for name in jobs}
     for k, clock in enumerate(("wall", "cpu")):
-        table[f"ratio_{clock}"] = [row["clone"][k] / row["limit"][k] for row in rows]
+        table[f"ratio_{clock}"] = [row["symmetric"][k] / row["limit"][k] for row in rows]
+        for form in FORMS[1:]:
+            table[f"{form}_ratio_{clock}"] = [
+                row[form][k] / (row["symmetric"][k] + row["normals"][k]) for row in rows
+            ]
     return table
+
+
+def normals(tensors, axes, factors) -> None:
+    """Draw as many float32 normals as the wide model has weights, tensor by tensor."""
+    for name, _ in tensors:
+        torch.randn(wide_shape(axes[name], factors))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from hcviz.errors import CloneError
 
 EXPANSIONS = ("symmetric", "diagonal", "noisy-symmetric", "noisy-diagonal", "random")
 DEFAULT_SNR_DB = 10.0
+LOUDEST, FAINTEST = -60, 300
+"""The range of noise, in dB: amplitudes of 1,000 times the weights, and of 10^-15 of them."""
 PARTS = {"ffn": {"ffn", "expert_ffn"}, "heads": {"kv_heads", "group", "head_dim"}, "hidden": set()}
 """Parts of a model by the axes that their tensors have; ``hidden``: those with neither, such as
 the output head."""
@@ -95,6 +97,12 @@ class Expansion:
         number = isinstance(snr_db, Real) and not isinstance(snr_db, bool)
         if snr_db is not None and not (number and math.isfinite(snr_db)):
             raise CloneError(f"snr_db={snr_db!r} is not a finite number of dB. The paper uses 10.")
+        if snr_db is not None and not LOUDEST <= snr_db <= FAINTEST:
+            raise CloneError(
+                f"snr_db={snr_db}: below {LOUDEST} dB the rounding of the noise would show in the "
+                f"logits, and above {FAINTEST} dB noise is lost in the rounding of the weights, in "
+                "float64 too. The paper uses 10."
+            )
         decibels = DEFAULT_SNR_DB if snr_db is None else float(snr_db)
         return cls(form, decibels if noisy else None, seed, table)
 
@@ -245,7 +253,8 @@ def widen(
             else:  # straight into place: a quotient in between would cost as much as a fourth copy
                 torch.div(piece.expand_as(large.view), read, out=large.view)
         else:
-            _share(name, small.view.double() * scale, large, form, generator)
+            block = small.view.to(torch.promote_types(source.dtype, torch.float32))
+            _share(name, block * scale if scale != 1 else block, large, form, generator)
     _pad(wide, axes, factors, fill, generator)
     return wide
 
@@ -267,39 +276,53 @@ def _share(name: str, block: torch.Tensor, large: Blocks, expansion: Expansion, 
     """Fill a piece whose copies get unequal shares or noise; the last that is read takes the rest.
 
     Giving the rest to the last copy makes the sum over copies exact up to one rounding, in any
-    dtype.
+    dtype: of two copies the rest is one difference, of more it is summed in float64.
     """
     written, read = math.prod(large.write_copies), math.prod(large.read_copies)
     try:
         table = shares(expansion.form, written, read, generator, expansion.table)
     except CloneError as error:
         raise CloneError(f"{name}: {error}") from error
-    for i in range(written):
-        noise = _noise(block, table[i], expansion, generator)
-        rest = block.clone()
-        for j in range(read):
-            share = block * float(table[i, j]) + (noise[j] if noise is not None else 0)
+    power = 0.0 if expansion.snr_db is None else _mean_square(block)
+    for i, row in enumerate(table.tolist()):
+        noise = _noise(block, row, power, expansion.snr_db, generator) if power else None
+        rest = block if read == 2 else block.double()
+        for j, share in enumerate(row[:-1]):
             place = large.view[(*_index(i, large.write_copies), *_index(j, large.read_copies))]
-            place.copy_(share if j < read - 1 else rest)
-            rest -= place.double()
+            if noise is None:
+                place.copy_(block * share)
+            elif place.dtype == block.dtype:
+                torch.add(noise[j], block, alpha=share, out=place)
+            else:
+                place.copy_(torch.add(noise[j], block, alpha=share))
+            rest = rest - place
+        place = large.view[(*_index(i, large.write_copies), *_index(read - 1, large.read_copies))]
+        place.copy_(rest)
 
 
-def _noise(block: torch.Tensor, row: torch.Tensor, expansion: Expansion, generator):
-    """Return noise ``[read, *block.shape]`` that sums to zero over the copies.
+def _noise(block: torch.Tensor, row: list[float], power: float, snr_db: float, generator):
+    """Return noise for the copies that are read: ``[read, *block.shape]``, summing to zero.
 
     The signal is the row of blocks without noise, the noise what is added to it; their mean squares
-    differ by ``snr_db``. For equal shares this is the ratio block by block.
+    differ by ``snr_db``. For equal shares this is the ratio block by block. Of two copies the
+    second gets the first one's, negated, and is left out.
     """
-    if expansion.snr_db is None:
-        return None
     read = len(row)
-    noise = torch.randn(read, *block.shape, dtype=torch.float64, generator=generator).to(
-        block.device
-    )
-    noise -= noise.mean(0)
-    signal = block.square().mean() * row.square().mean().item()
-    power = signal / 10 ** (expansion.snr_db / 10)
-    return noise * (power / noise.square().mean().clamp_min(1e-300)).sqrt()
+    drawn = 1 if read == 2 else read
+    noise = torch.randn(drawn, *block.shape, dtype=block.dtype, generator=generator)
+    if drawn > 1:
+        noise -= noise.mean(0)
+    signal = power * sum(share * share for share in row) / read
+    found = max(_mean_square(noise), 1e-300)
+    return noise.mul_(math.sqrt(signal / 10 ** (snr_db / 10) / found)).to(block.device)
+
+
+def _mean_square(tensor: torch.Tensor) -> float:
+    """Return the mean square of a tensor's entries; in float64 where squares leave float32."""
+    norm = torch.linalg.vector_norm(tensor).item()
+    if not 1e-15 < norm < 1e15:
+        norm = torch.linalg.vector_norm(tensor, dtype=torch.float64).item()
+    return norm**2 / tensor.numel()
 
 
 def _index(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hcviz
+from hcviz import CloneError
 from hcviz.architecture.axes import Dim, Segment
 from hcviz.architecture.blocks import grid
 from hcviz.widening.expansion import EXPANSIONS, Expansion, shares, widen
@@ -40,6 +41,13 @@ def rounding(blocks):
     return torch.finfo(blocks.dtype).eps / 2 * blocks.double().abs().max().item()
 
 
+def summing(blocks):
+    """What n float64 copies lose to sums in float64: n - 1 differences make the last of them, and
+    n - 1 sums add them up here; no partial sum is larger than the sum of the absolute values."""
+    sums = 2 * (blocks.shape[1] - 1)
+    return sums * torch.finfo(torch.float64).eps / 2 * blocks.abs().sum(1).max().item()
+
+
 @pytest.mark.parametrize(("written", "read"), [(2, 2), (3, 3), (1, 4), (4, 2)])
 @pytest.mark.parametrize("form", EXPANSIONS)
 def test_every_row_of_shares_adds_up_to_one(form, written, read):
@@ -66,8 +74,8 @@ def test_noise_cancels_up_to_one_rounding(form, n, dtype):
     source = matrix(dtype=dtype)
     blocks = grown(source, n, form)
     total = blocks.double().sum(1)  # over the copies that are read
-    sums = n if dtype == torch.float64 else 1  # adding up in float64 rounds float64 copies itself
-    assert (total - source.double()).abs().max() <= sums * rounding(blocks)
+    allowed = summing(blocks) if dtype == torch.float64 else rounding(blocks)
+    assert (total - source.double()).abs().max() <= allowed
     plain = grown(source, n, form.removeprefix("noisy-"))
     changed = (blocks != plain).double().mean((2, 3))
     assert (changed > 0.5).all()  # every block is noised, the last of an odd number too
@@ -93,9 +101,10 @@ def test_copies_that_are_read_add_up_to_the_source(
     blocks = grown(source, n, form, written=written, snr_db=snr_db, seed=seed, scale=scale)
     assert blocks.shape == (written, n, rows, cols)
     assert blocks.dtype == dtype
-    # equal shares are rounded once each, the others leave one (but float64 sums round too)
-    sums = n if form == "symmetric" or dtype == torch.float64 else 1
-    allowed = 2 * sums * rounding(blocks)
+    # equal shares are rounded once each, the others leave one (but float64 sums round too); the
+    # factor of two is for scale * source, which is rounded as well
+    allowed = 2 * (n if form == "symmetric" else 1) * rounding(blocks)
+    allowed += summing(blocks) if dtype == torch.float64 else 0
     assert (blocks.double().sum(1) - scale * source.double()).abs().max() <= allowed
 
 
@@ -127,6 +136,20 @@ def test_paired_halves_start_at_the_cosine_of_the_paper():
     blocks = grown(matrix(300, 400), 2, "noisy-symmetric", snr_db=10)
     cosine = torch.cosine_similarity(blocks[:, 0], blocks[:, 1], dim=-1).mean().item()
     assert cosine == pytest.approx((1 - 0.1) / (1 + 0.1), abs=0.005)
+
+
+@pytest.mark.parametrize("snr_db", [-1000, 1e4])
+def test_noise_that_rounding_would_eat_is_refused_by_its_own_name(snr_db):
+    with pytest.raises(CloneError, match=rf"snr_db={snr_db}: below -60 dB .* above 300 dB"):
+        Expansion.of("noisy-symmetric", snr_db)
+
+
+def test_noise_of_tiny_and_large_weights_is_as_loud():
+    for size in (1e-30, 1e30):  # whose squares leave float32
+        source = matrix(dtype=torch.float32) * size
+        blocks, plain = grown(source, 2, "noisy-symmetric"), grown(source, 2, "symmetric")
+        found = decibels(plain.double() / size, (blocks.double() - plain.double()) / size)
+        assert found == pytest.approx(10, abs=1e-4)
 
 
 def test_noise_follows_seed_and_name_and_nothing_else():
