@@ -7,6 +7,7 @@ from tyro.conf import arg
 
 from hcviz.cli.common import Model, Runs, typed_command
 from hcviz.errors import HcvizError
+from hcviz.io.files import fresh_file
 
 
 def measure(
@@ -124,13 +125,11 @@ def _check_ending(out: Path) -> None:
 
 def _write(frame, out: Path) -> None:
     """Write a table by rename, in the form that the ending names."""
-    write = {
-        ".csv": lambda path: frame.to_csv(path, index=False),
-        ".parquet": lambda path: frame.to_parquet(path, index=False),
-        ".json": lambda path: frame.to_json(path, orient="records", double_precision=15),
-    }[out.suffix]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = out.with_name(f".tmp-{out.name}")
-    write(scratch)
-    scratch.replace(out)
+    with fresh_file(out) as scratch:
+        if out.suffix == ".csv":
+            frame.to_csv(scratch, index=False)
+        elif out.suffix == ".parquet":
+            frame.to_parquet(scratch, index=False)
+        else:
+            frame.to_json(scratch, orient="records", double_precision=15)
     print(f"{len(frame):,} rows in {out}")

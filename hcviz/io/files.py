@@ -112,17 +112,27 @@ def open_to_readers(folder: Path) -> None:
         path.chmod((folder / "config.json").stat().st_mode)
 
 
-def write_text(path: str | Path, text: str) -> Path:
-    """Write a text file by rename, so that a reader never sees half of it."""
+@contextlib.contextmanager
+def fresh_file(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary sibling that becomes ``path`` only if the block succeeds.
+
+    So a reader never sees half of a file. It has the same ending; its folder is made.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.parent / f".tmp-{path.name}-{uuid.uuid4().hex[:8]}"
+    scratch = path.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{path.name}")
     try:
-        scratch.write_text(text, encoding="utf-8")
+        yield scratch
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
-    return path
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a text file by rename; see :func:`fresh_file`."""
+    with fresh_file(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+    return Path(path)
 
 
 def check_space(path: str | Path, needed: int, what: str) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hcviz.errors import HcvizError
+from hcviz.io.files import fresh_file
 from hcviz.plots._saving import _figure
 
 
@@ -70,16 +70,11 @@ def animate(
     if len(sizes) != 1:
         shapes = ", ".join(str(size[1::-1]) for size in sizes) or "no step was given"
         raise HcvizError(f"An animation needs frames of one size; these are {shapes}.")
-    scratch = out.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{out.name}")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _write(images, scratch, fps, dpi)
-        scratch.replace(out)
+        with fresh_file(out) as scratch:
+            _write(images, scratch, fps, dpi)
     except OSError as error:
         raise HcvizError(f"Cannot write {out}: {error}. Choose a writable place.") from error
-    finally:
-        if scratch.exists():
-            scratch.unlink()
     return out
 
 

@@ -1,9 +1,8 @@
 """Save a figure as a paper needs it: PNG, SVG, the data behind it, and the command that made it."""
 
+import contextlib
 import io
 import json
-import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 
 import hcviz
 from hcviz.errors import HcvizError
+from hcviz.io.files import fresh_file
 
 _SAVING = {"svg.hashsalt": "hcviz", "savefig.facecolor": "white"}
 
@@ -79,26 +79,14 @@ def save(
     }
     content["json"] = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
     try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        _replace_all({written[ending]: text for ending, text in content.items()})
+        with contextlib.ExitStack() as all_of_them:
+            for ending, text in content.items():
+                all_of_them.enter_context(fresh_file(written[ending])).write_bytes(text)
     except OSError as error:
         raise HcvizError(
             f"Cannot save the figure as {stem}.*: {error}. Choose a writable folder."
         ) from error
     return {ending: written[ending] for ending in content}
-
-
-def _replace_all(content: dict[Path, bytes]) -> None:
-    """Write every file beside its place, then rename them all."""
-    scratch = {path: path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}") for path in content}
-    try:
-        for path, text in content.items():
-            scratch[path].write_bytes(text)
-        for path, beside in scratch.items():
-            os.replace(beside, path)
-    finally:
-        for beside in scratch.values():
-            beside.unlink(missing_ok=True)
 
 
 def _figure(given: Any) -> Figure:

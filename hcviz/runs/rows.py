@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from hcviz.io.files import write_text
+from hcviz.io.files import fresh_file, write_text
 
 COLUMNS = ["run", "step", "tensor", "layer", "part", "axis", "metric", "row", "col", "value"]
 LIVE, WHOLE = "metrics.jsonl", "metrics.parquet"
@@ -56,9 +56,8 @@ def as_rows(frame: pd.DataFrame) -> list[Row]:
 def finish_live(folder: Path) -> None:
     """Turn the lines of a run that is over into one parquet file, by rename."""
     if (folder / LIVE).is_file():
-        scratch = folder / f".tmp-{WHOLE}"
-        read_live(folder).to_parquet(scratch, index=False)
-        scratch.replace(folder / WHOLE)
+        with fresh_file(folder / WHOLE) as scratch:
+            read_live(folder).to_parquet(scratch, index=False)
         (folder / LIVE).unlink()
 
 

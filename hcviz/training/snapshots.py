@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from hcviz.errors import HcvizError
 from hcviz.io.checkpoint import KEPT, Stored, weight_files
-from hcviz.io.files import open_to_readers
+from hcviz.io.files import fresh_file, open_to_readers
 from hcviz.training.schedule import snapshot_steps
 
 UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
@@ -36,9 +36,9 @@ class Keeping:
             return
         kept = stored.files_of(name for name in stored.names() if re.search(self.keep or "", name))
         kept = {key: tensor.to(self._cast(tensor)).contiguous() for key, tensor in kept.items()}
-        old, scratch = weight_files(folder), folder / ".tmp-model.safetensors"
-        save_file(kept, scratch, metadata={"format": "pt", **note})
-        whole = scratch.replace(folder / "model.safetensors")
+        old, whole = weight_files(folder), folder / "model.safetensors"
+        with fresh_file(whole) as scratch:
+            save_file(kept, scratch, metadata={"format": "pt", **note})
         (folder / "model.safetensors.index.json").unlink(missing_ok=True)
         for path in old:
             path.unlink() if path != whole else None

@@ -53,7 +53,7 @@ def test_a_failed_save_keeps_the_old_figure_and_no_scraps(tmp_path, monkeypatch)
     def full(*_, **__):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("hcviz.plots._saving.os.replace", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(HcvizError, match=r"loss\.\*: No space left"):
         plots.save(fig, tmp_path / "loss", command="new")
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == old
