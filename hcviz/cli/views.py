@@ -62,7 +62,7 @@ def plot(
     """
     from hcviz import plots
     from hcviz.runs.run import Run
-    from hcviz.views.watch import figure as draw
+    from hcviz.views.figures import figure as draw
 
     if not runs:
         raise HcvizError("Give at least one run folder, for example: hcviz plot runs/demo/*")

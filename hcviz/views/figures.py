@@ -1,9 +1,10 @@
-"""Draw the figures of a comparison from its runs, each with its data and its command."""
+"""The figures of runs: one by its name, or all of a comparison, with data and command."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -13,7 +14,102 @@ from hcviz.errors import HcvizError
 from hcviz.io.files import natural, write_text
 from hcviz.metrics import measure
 from hcviz.runs.run import Run
+from hcviz.statistics.losses import speedup
 from hcviz.views.arms import findings, history
+
+FRAMES: dict[str, list[str]] = {
+    "cosine": ["cosine"],
+    "ledger": ["ledger"],
+    "escape": ["ledger"],
+    "sectors": ["sectors"],
+    "sector_spectra": ["sectors.spectrum"],
+    "pairs": ["pairs"],
+    "spectrum": ["spectrum"],
+    "rank": ["effective_rank", "participation", "stable_rank", "rank"],
+    "evolution": ["distance", "turn", "update", "flips"],
+    "histograms": ["histogram"],
+    "activations": ["twins"],
+    "heads": ["heads"],
+    "neurons": ["neurons"],
+    "cka": ["cka"],
+    "lens": ["lens"],
+}
+"""The metrics of every figure that is drawn from a measured table."""
+GRIDS, LOSSES = ("blocks", "antisymmetric"), ("loss", "speedup")
+ONE = ("pairs", "spectrum", "rank", "histograms", "sector_spectra", *GRIDS)
+"""Figures of one weight, an up-projection unless another is named."""
+
+
+def figure_names() -> list[str]:
+    """Return the names that :func:`figure` knows."""
+    return [name for name in plots.__all__ if name in {*FRAMES, *GRIDS, *LOSSES}]
+
+
+def check_figure(name: str) -> None:
+    """Refuse the name of a figure that is not there.
+
+    Raises:
+        HcvizError: Naming those that are.
+    """
+    if name not in figure_names():
+        raise HcvizError(f"There is no figure {name!r}; there are {', '.join(figure_names())}.")
+
+
+def figure(
+    runs: Sequence[Run],
+    name: str,
+    *,
+    tensors: Sequence[str] | None = None,
+    steps: Sequence[int] | None = None,
+    progress: bool = False,
+) -> tuple[Any, pd.DataFrame]:
+    """Draw one figure of runs.
+
+    Args:
+        runs: The arms.
+        name: A figure of ``hcviz.plots``. ``speedup`` is that over the arm ``random init``, or else
+            the first that is no clone, or else the first.
+        tensors: Regular expressions of the tensors; None: all, or for figures of one weight the
+            up-projection of a middle layer.
+        steps: Steps to show; None: all.
+        progress: Show a progress bar.
+
+    Returns:
+        The axes, and the table that was drawn.
+
+    Raises:
+        HcvizError: If there is no such figure, or nothing to draw.
+
+    Example:
+        >>> axes, data = figure([Run("runs/demo/symmetric")], "ledger")  # doctest: +SKIP
+    """
+    check_figure(name)
+    draw = getattr(plots, name)
+    if name in LOSSES:
+        data = history(runs)
+        data = speedup(data, against=_other(runs)) if name == "speedup" else data
+        return draw(data), data
+    if name in ONE and tensors is None:
+        names = _names(runs[0], steps)
+        tensors = _exactly([_middle(names, "up-projection") or names[0]])
+    if name in GRIDS:
+        [run, *_], chosen = runs, _matching(runs[0], tensors, steps)
+        there = [step for step in run.steps if steps is None or step in steps]
+        there = [step for step in there if chosen in run.stored(step)]
+        grids = {step: run.blocks(chosen, step).double().numpy() for step in there}
+        if not grids:
+            raise HcvizError(f"{run.name} has the steps {run.steps}, none of the asked {steps}.")
+        along = {"along": "read"} if name == "antisymmetric" else {}
+        return draw(grids, name=chosen, steps=_few(there)), plots.matrix_frame(grids, **along)
+    options = {"metrics": FRAMES[name], "tensors": tensors, "steps": steps}
+    data = measure(list(runs), progress=progress, **options)
+    if data.empty:
+        names = ", ".join(run.name for run in runs)
+        raise HcvizError(
+            f"Nothing of {names} is drawn by {name!r}: it needs the copies of a clone."
+        )
+    drawn = {"tensors": None} if name == "rank" else {}
+    return draw(data, **drawn), data
 
 
 @dataclass(frozen=True)
@@ -51,36 +147,56 @@ def draw(runs: Sequence[Run], out: str | Path, *, command: str, progress: bool =
     frame = measure(
         clones, metrics=["cosine", "ledger"], tensors=_exactly(matrices), progress=progress
     )
-    losses = history(runs)
     left = max(clones, key=lambda run: _last(frame, run))  # whose copies are furthest apart
     up, spectra = _tensors(left)
     ends = sorted({run.steps[0] for run in runs} | {run.steps[-1] for run in runs})
-    pairs = measure(clones, metrics=["pairs"], tensors=_exactly([up]))
-    values = measure(list(runs), metrics=["spectrum"], tensors=_exactly(spectra), steps=ends)
-    grids = {step: left.blocks(up, step).double().numpy() for step in _few(left.steps)}
+    cosines, ledger = (frame[frame["metric"] == name] for name in ("cosine", "ledger"))
     unrelated = measure(clones, metrics=["cosine.baseline"], steps=ends[:1])
-    cosines = frame[frame["metric"] == "cosine"]
     banded = pd.concat([cosines, unrelated], ignore_index=True)
-    ledger = frame[frame["metric"] == "ledger"]
-    figures = {
-        "loss": (plots.loss(losses), losses),
+    block = {"tensors": _exactly([up]), "steps": _few(left.steps)}
+    drawn = {
+        "loss": figure(runs, "loss"),
         "cosine": (plots.cosine(banded), banded),
         "cosine-log": (plots.cosine(cosines, log=True), cosines),
         "ledger": (plots.ledger(ledger), ledger),
-        "pairs": (plots.pairs(pairs), pairs),
-        "spectrum": (plots.spectrum(values, tensors=spectra), values),
-        "blocks": (plots.blocks(grids, name=up), plots.matrix_frame(grids)),
-        "antisymmetric": (
-            plots.antisymmetric(grids, name=up),
-            plots.matrix_frame(grids, along="read"),
-        ),
+        "pairs": figure(clones, "pairs", tensors=_exactly([up])),
+        "spectrum": figure(runs, "spectrum", tensors=_exactly(spectra), steps=ends),
+        "blocks": figure([left], "blocks", **block),
+        "antisymmetric": figure([left], "antisymmetric", **block),
     }
-    for name, (figure, data) in figures.items():
-        plots.save(figure, out / name, data=data, command=command)
+    for name, (axes, data) in drawn.items():
+        plots.save(axes, out / name, data=data, command=command)
     plt.close("all")
     lines = findings(runs, ledger)
     write_text(out / "findings.txt", "\n".join([*lines, f"Made by: {command}"]) + "\n")
-    return Drawn(lines, pd.concat([frame, pairs, values], ignore_index=True))
+    measured = [frame, drawn["pairs"][1], drawn["spectrum"][1]]
+    return Drawn(lines, pd.concat(measured, ignore_index=True))
+
+
+def _other(runs: Sequence[Run]) -> str:
+    """Return the arm with whose final loss the others are compared."""
+    plain = [run.name for run in runs if not run.is_clone]
+    names = [run.name for run in runs]
+    return "random init" if "random init" in names else (plain or names)[0]
+
+
+def _names(run: Run, steps: Sequence[int] | None) -> list[str]:
+    """Return the tensors of the last step that is asked for, or of the run's last."""
+    return run.names(max({*run.steps} & {*(steps or ())}, default=None))
+
+
+def _matching(run: Run, tensors: Sequence[str], steps: Sequence[int] | None) -> str:
+    """Return the first tensor that one of the expressions finds."""
+    found = [name for name in _names(run, steps) if any(re.search(t, name) for t in tensors)]
+    if not found:
+        raise HcvizError(f"No tensor of {run.name} matches {list(tensors)!r}.")
+    return found[0]
+
+
+def _middle(names: Sequence[str], kind: str) -> str | None:
+    """Return the weight of a kind in a middle layer; None if there is none."""
+    found = [n for n in names if plots.kind(n) == kind and not n.endswith("bias")]
+    return found[len(found) // 2] if found else None
 
 
 def _exactly(names: Sequence[str]) -> list[str]:
@@ -103,11 +219,9 @@ def _few(steps: Sequence[int]) -> list[int]:
 def _tensors(run: Run) -> tuple[str, list[str]]:
     """Choose an up-projection for the blocks, and three kinds of weights for the spectra."""
     names = [name for name in run.names() if name.endswith("weight")]
-    wanted = ("up-projection", "QKV", "down-projection")
-    kinds = {kind: [name for name in names if plots.kind(name) == kind] for kind in wanted}
-    chosen = [found[len(found) // 2] for found in kinds.values() if found]
-    if not kinds["up-projection"]:
+    chosen = [_middle(names, kind) for kind in ("up-projection", "QKV", "down-projection")]
+    if not chosen[0]:
         raise HcvizError(
             f"{run.name} has no up-projection among {len(names)} weights; nothing to show."
         )
-    return chosen[0], chosen
+    return chosen[0], [name for name in chosen if name]

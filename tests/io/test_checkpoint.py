@@ -18,7 +18,7 @@ from hcviz.io.checkpoint import KEPT, Stored
 from hcviz.io.places import Revision, find_places
 from hcviz.runs.recorded import record
 from hcviz.runs.rows import WHOLE, table
-from hcviz.views.watch import figure
+from hcviz.views.figures import figure
 
 NAME = "model.layers.0.mlp.up_proj.weight"
 

@@ -1,4 +1,4 @@
-"""hcviz.views.watch: every figure by its name, from a run."""
+"""Every figure by its name, from a run; and watch(), which draws it while runs train."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ import tiny
 import hcviz
 from hcviz.errors import HcvizError
 from hcviz.metrics import METRICS
-from hcviz.views.watch import FRAMES, figure, figure_names
+from hcviz.views.figures import FRAMES, figure, figure_names
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,12 @@ def test_one_weight_is_an_up_projection_or_the_one_asked_for(run):
     _, data = figure([run], "spectrum", tensors=["0.*o_proj"], steps=[0])
     assert list(data["tensor"].unique()) == ["model.layers.0.self_attn.o_proj.weight"]
     assert set(data["step"]) == {0}
+
+
+def test_one_weight_is_no_bias(tmp_path):
+    hcviz.clone(tiny.model("gpt_neox")).save_pretrained(tmp_path / "wide" / "checkpoint-0")
+    _, data = figure([hcviz.Run(tmp_path / "wide")], "pairs")
+    assert set(data["tensor"]) == {"gpt_neox.layers.1.mlp.dense_h_to_4h.weight"}
 
 
 def test_what_cannot_be_drawn_is_said(run):
