@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 import hcviz
 from hcviz.errors import HcvizError
-from hcviz.io.corpus import load_corpus
+from hcviz.text.corpus import load_corpus
 from hcviz.training.train import train
 
 SHORT = {"steps": 12, "snapshots": 2, "batch_size": 4, "lr": 1e-2, "device": "cpu"}
