@@ -58,7 +58,7 @@ def test_what_a_page_names_is_there(page):
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (FOLDER / target).is_file(), target
-    for file, test in re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", text):
+    for file, test in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text):
         named = (ROOT / file).read_text(encoding="utf-8")
         assert not test or f"def {test}(" in named, f"{file}::{test}"
 
