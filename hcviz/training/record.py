@@ -1,11 +1,19 @@
-"""A run's folder and its ``run.json``: what was asked, and whether the folder may be used."""
+"""A run's folder and its ``run.json``: what was asked, if the folder may be used, how it ended."""
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
+from torch.distributed import DistError
 
 from hcviz.errors import HcvizError
 from hcviz.io import files
@@ -77,3 +85,84 @@ def read_info(out: Path) -> dict[str, Any]:
 def write_info(out: Path, record: dict[str, Any]) -> None:
     """Write ``run.json`` by rename."""
     files.write_text(out / "run.json", json.dumps(record, indent=2, default=str) + "\n")
+
+
+@contextlib.contextmanager
+def status_kept(trainer: Any, record: dict[str, Any]) -> Iterator[None]:
+    """Keep the status in ``run.json`` true while a run goes on, whatever ends it.
+
+    Raises:
+        HcvizError: If what ended it was the disk, or another process of the run.
+    """
+    out, first = Path(trainer.args.output_dir), trainer.is_world_process_zero()
+    begin = "Training stopped at step {} because"
+    end = "The snapshots before it are kept; {}run the same command again to go on."
+    if first:
+        write_info(out, record)
+    with _terminable() as deaf:
+        try:
+            try:
+                yield
+            finally:
+                deaf.set()
+            record["status"] = "done"
+        except (OSError, SafetensorError) as error:
+            record["status"] = "stopped: cannot write"
+            full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)
+            raise HcvizError(
+                f"{begin.format(trainer.state.global_step)} {out} cannot be written"
+                f"{': the disk is full' if full else ''} ({error}). {end.format('make room and ')}"
+            ) from error
+        except RuntimeError as error:
+            record["status"] = f"stopped: {type(error).__name__}"
+            if not isinstance(error, DistError) and "gloo" not in str(error):
+                raise
+            record["status"] = "stopped: another process ended"
+            raise HcvizError(
+                f"{begin.format(trainer.state.global_step)} another of the "
+                f"{trainer.args.world_size} processes ended; it says why, or was killed ({error}). "
+                f"{end.format('')}"
+            ) from error
+        except BaseException as error:
+            record["status"] = f"stopped: {type(error).__name__}"
+            raise
+        finally:
+            if out.is_dir():
+                _leave_record(trainer, record, first)
+
+
+class Terminated(SystemExit):
+    """The process was asked to end, as a launcher does when another one has."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[threading.Event]:
+    """Raise `Terminated` at SIGTERM inside the block, until the event that it yields is set."""
+    deaf = threading.Event()
+
+    def stop(number: int, frame: Any) -> None:
+        if not deaf.is_set():
+            deaf.set()
+            raise Terminated(128 + number)
+
+    hears = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if hears else None
+    try:
+        yield deaf
+    finally:
+        if hears:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _leave_record(trainer: Any, record: dict[str, Any], first: bool) -> None:
+    """Write the history and ``run.json``; a full disk must not hide what stopped the run."""
+    out = Path(trainer.args.output_dir)
+    try:
+        if first and trainer.state.log_history:
+            trainer.save_state()
+        # the first process writes, unless it is the one that was killed
+        if first or (record["status"] != "done" and read_info(out).get("status") == "running"):
+            write_info(out, record)
+    except OSError:
+        if record["status"] == "done":
+            raise

@@ -15,6 +15,7 @@ DECIDE = (
     *("eval_every", "eval_blocks", "log_every", "dtype"),
 )
 """The fields that tell one run from another as they are; others do when a model settles them."""
+LAUNCH = "Start them by torchrun --nproc_per_node N -m hcviz train ..."
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class TrainRequest:
     on_log: Callable[[dict], None] | None = None
     """Called with every row of the log while the run goes on, for live curves."""
     trainer_args: dict[str, Any] | None = None
-    """Further transformers.TrainingArguments, for example {"fsdp": "full_shard"}."""
+    """Further transformers.TrainingArguments, for example {"fsdp": True}."""
     info: dict[str, Any] | None = None
     """Further entries of run.json, for example {"clone": recipe}."""
 
@@ -149,7 +150,9 @@ def trainer_arguments(
     """
     import torch
     from transformers import TrainingArguments
+    from transformers.training_args import ParallelMode
 
+    check_processes(device)
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched not in ("no", {"bfloat16": "bf16", "float16": "fp16"}.get(request["dtype"])):
         raise HcvizError(
@@ -192,6 +195,11 @@ def trainer_arguments(
             "dtype 'float16' mixes on a GPU only: on the CPU the Trainer would leave it out "
             "without a word. Use bfloat16 or float32."
         )
+    if arguments.fsdp and arguments.parallel_mode != ParallelMode.DISTRIBUTED:
+        raise HcvizError(
+            f"fsdp shards a model over processes, and this one is alone. {LAUNCH}, or leave it out."
+        )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # with more, one process would multiply the batch
     parts = arguments.world_size * arguments.gradient_accumulation_steps
     if request["batch_size"] % parts:
         raise HcvizError(
@@ -203,6 +211,34 @@ def trainer_arguments(
     arguments.per_device_train_batch_size = request["batch_size"] // parts
     arguments.per_device_eval_batch_size = max(1, 16 // arguments.world_size)
     return arguments
+
+
+def check_processes(device: str | None) -> None:
+    """Refuse more processes than there are, before they wait for each other or work alone.
+
+    Raises:
+        HcvizError: If a launcher was asked for several and started one, or started more than GPUs.
+    """
+    import torch
+
+    known = os.environ
+    asked, here = (int(known.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if asked > 1 and not known.keys() & {"RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"}:
+        raise HcvizError(
+            f"WORLD_SIZE asks for {asked} processes, and no RANK says which of them this one is. "
+            f"{LAUNCH}."
+        )
+    if {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= known.keys() and "WORLD_SIZE" not in known:
+        raise HcvizError(
+            "accelerate was asked for several processes and started one alone, as it does on CPUs. "
+            f"{LAUNCH}."
+        )
+    found = torch.cuda.device_count()
+    if here > found > 0 and device != "cpu":
+        raise HcvizError(
+            f"{here} processes were started on a machine of {found} GPUs. Start one for each, or "
+            "use --device cpu."
+        )
 
 
 def hold_weights(model: Any, dtype: str | None) -> str | None:

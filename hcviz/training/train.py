@@ -1,19 +1,17 @@
 """Train a model for a while on `transformers.Trainer`, with snapshots at log-spaced steps."""
 
+import contextlib
 import copy
 import dataclasses
-import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from hcviz.cloning.lockstep import Pace, paces
-from hcviz.errors import HcvizError
 from hcviz.io.parameters import takes
 from hcviz.io.process import quiet, surroundings
 from hcviz.io.sources import load, tokenizer_for
@@ -21,7 +19,7 @@ from hcviz.runs.run import Run
 from hcviz.text.corpus import Corpus, load_corpus
 from hcviz.training.dropout import dropout_fields, set_dropout
 from hcviz.training.live import MetricsCallback
-from hcviz.training.record import prepare_folder, read_info, weights_hash, write_info
+from hcviz.training.record import prepare_folder, read_info, status_kept, weights_hash
 from hcviz.training.request import TrainRequest, check_fit, hold_weights, trainer_arguments
 from hcviz.training.schedule import BlockOrder
 from hcviz.training.snapshots import Keeping, Plan, plan
@@ -48,7 +46,8 @@ def train(model: Any, *, out: str | Path, request: TrainRequest) -> Run:
 
     Raises:
         HcvizError: Before training, if an argument, the text, the folder or the disk will not do;
-            during training, if a loss is not finite or the disk is full (the snapshots are kept).
+            during training, if a loss is not finite, the disk is full or another process has ended
+            (the snapshots are kept).
 
     Example:
         >>> import tempfile
@@ -177,39 +176,9 @@ def _run(
     snapshots.trainer = trainer
     trainer.remove_callback(PrinterCallback)
     record |= {"world_size": arguments.world_size, "device": arguments.device.type}
-    first = trainer.is_world_process_zero()
-    if first:
-        write_info(out, record)
-    try:
+    with contextlib.closing(callbacks[0]), status_kept(trainer, record):
         trainer.train(resume_from_checkpoint=str(begin) if begin else None)
-        record["status"] = "done"
         for one in callbacks:
             if isinstance(one, MetricsCallback):
                 record["metrics_overhead"] = round(one.overhead, 5)
-    except (OSError, SafetensorError) as error:
-        record["status"] = "stopped: cannot write"
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)
-        raise HcvizError(
-            f"Training stopped at step {trainer.state.global_step} because {out} cannot be written"
-            f"{': the disk is full' if full else ''} ({error}). The snapshots before it are kept; "
-            "make room and run the same command again to go on."
-        ) from error
-    except BaseException as error:
-        record["status"] = f"stopped: {type(error).__name__}"
-        raise
-    finally:
-        callbacks[0].close()
-        if first and out.is_dir():
-            _leave_record(trainer, record)
     trainer.accelerator.wait_for_everyone()
-
-
-def _leave_record(trainer: SnapshotTrainer, record: dict[str, Any]) -> None:
-    """Write the history and ``run.json``; a full disk must not hide what stopped the run."""
-    try:
-        if trainer.state.log_history:
-            trainer.save_state()
-        write_info(Path(trainer.args.output_dir), record)
-    except OSError:
-        if record["status"] == "done":
-            raise

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, str_to_bool
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback
 
@@ -21,7 +24,10 @@ from hcviz.training.snapshots import Keeping
 
 OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")
 """One process, FSDP whole, FSDP in shards, DeepSpeed."""
-RESUME_FILES = (*OPTIMIZER_FILES, "scheduler.pt", "scaler.pt", "rng_state*.pth")
+RESUME_FILES = (
+    *(*OPTIMIZER_FILES, "scheduler.pt", "scaler.pt", "rng_state*.pth"),
+    "pytorch_model_fsdp*",  # the weights once more, as FSDP reads them
+)
 
 
 class SnapshotTrainer(Trainer):
@@ -45,6 +51,20 @@ class SnapshotTrainer(Trainer):
         self.use_cache = getattr(kwargs["model"].config, "use_cache", True)
         self.flops_per_token = 6 * inner_parameters(kwargs["model"])
         super().__init__(**kwargs)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Shard over CPUs too, if that is asked for; accelerate leaves it out without a word."""
+        super().create_accelerator_and_postprocess()
+        asked = self.args.fsdp or str_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "false"))
+        state = self.accelerator.state
+        if not asked or state.distributed_type != DistributedType.MULTI_CPU:
+            return
+        state.fsdp_plugin = FullyShardedDataParallelPlugin(**(self.args.fsdp_plugin_args or {}))
+        if self.accelerator.mixed_precision != "no":
+            state.fsdp_plugin.set_mixed_precision(self.accelerator.mixed_precision)
+        for one in (state, PartialState()):
+            one.distributed_type = DistributedType.FSDP
+        self.is_fsdp_enabled = True
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         return SequentialSampler(
@@ -92,12 +112,15 @@ class SnapshotTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def save_model(self, *args: Any, **kwargs: Any) -> None:
-        """Save with the cache as it was; the Trainer turns it off while it trains."""
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save whole weights, and the cache as it was: the Trainer turns it off while it trains."""
         config = self.accelerator.unwrap_model(self.model).config
         off, config.use_cache = config.use_cache, self.use_cache
         try:
-            super().save_model(*args, **kwargs)
+            if self.is_fsdp_enabled:  # in shards the Trainer would leave no weights to open
+                self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
+            else:
+                super().save_model(output_dir, _internal_call)
         finally:
             config.use_cache = off
 
