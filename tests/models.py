@@ -107,7 +107,7 @@ def logits(model: torch.nn.Module, **inputs) -> torch.Tensor:
     """Return logits in float64; of a float64 model truly computed in it."""
     inputs.setdefault("input_ids", ids())
     if model.dtype == torch.float64:
-        with TrueFloat64():
+        with TrueFloat64(model):
             return model(**inputs).logits
     return model(**inputs).logits.double()
 

@@ -28,8 +28,13 @@ class Family:
     """Attention reads so many vectors of ``hidden_size`` side by side, as wide as all its heads."""
     head_blocks: int = 1
     """A fused attention matrix is cut into so many blocks of heads, each with parts of its own."""
+    keys: tuple[str, ...] = ()
+    """Embeddings whose rows are multiplied with what is read, as a matrix is, not looked up as what
+    is written."""
     stuck: str = ""
     """What keeps widths from growing, for the message when the twin finds that they cannot."""
+    stuck_if: str = ""
+    """Configuration field that has to be set for that."""
 
 
 _ALIBI = Family(stuck="ALiBi slopes depend on the number of heads, which cannot grow")
@@ -59,8 +64,14 @@ FAMILIES = {
     "ctrl": _SINES,
     "xglm": _SINES,
     "codegen": Family(head_blocks=4),
+    "doge": Family(keys=("down_embed",)),
     "dbrx": Family(follows_hidden=("ffn_config.hidden_size",)),
     "electra": Family(follows_hidden=("embedding_size",)),
+    "falcon": Family(
+        stuck="ALiBi slopes depend on the number of heads, and are divided by the root of their "
+        "size, so that neither can grow",
+        stuck_if="alibi",
+    ),
     "rwkv": Family(follows_hidden=("attention_hidden_size",)),
     "roformer": Family(follows_hidden=("embedding_size",)),
 }
@@ -69,3 +80,9 @@ FAMILIES = {
 def family_of(config) -> Family:
     """Return the exceptions of a configuration's family (none for most)."""
     return FAMILIES.get(config.model_type, Family())
+
+
+def stuck_by(config) -> str:
+    """Return what keeps the widths of a configuration from growing, if its family knows it."""
+    family = family_of(config)
+    return family.stuck if not family.stuck_if or getattr(config, family.stuck_if) else ""

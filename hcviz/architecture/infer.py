@@ -1,6 +1,7 @@
 """Read the axes of every tensor off the architecture: widen one axis at a time, compare shapes."""
 
 import re
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -8,12 +9,14 @@ from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from hcviz.architecture.axes import Dim, TensorAxes
+from hcviz.architecture.families import family_of
 from hcviz.architecture.segments import Fusing, segments
 from hcviz.architecture.widths import resized, widths
 from hcviz.errors import CloneError
 
 ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 ROUTER = re.compile(r"router|gate\b|topk", re.IGNORECASE)
+NUMBER = re.compile(r"\b\d+\b")
 DOWN = re.compile(r"down|w2|output|proj_out", re.IGNORECASE)
 
 
@@ -77,6 +80,8 @@ def infer(config, model_class, fusing: Fusing) -> dict[str, TensorAxes]:
         if tensor is table:  # a tied head may be found first; it is the embedding all the same
             module = base.get_input_embeddings()
         roles = _roles(name, tensor, module, growth)
+        if path.rpartition(".")[2] in family_of(config).keys:
+            roles = ("write", "read")
         attends = f"{path.rpartition('.')[0]} {type(module).__name__}"
         inside = coupled and ATTENTION.search(attends) is not None
         result[name] = tuple(
@@ -123,6 +128,28 @@ def probe_axes(config, model_class, names) -> dict[str, dict[str, tuple[int, ...
         found[f"ffn:{field}"] = growth(ffn=2, expert_ffn=2, only_ffn_field=field)
     empty = {name: (0,) * tensor.dim() for name, tensor in names.items()}
     return {probe: {**empty, **grown} if grown else {} for probe, grown in found.items()}
+
+
+def check_names(config, model_class, axes: Mapping[str, TensorAxes]) -> None:
+    """Refuse a clone that would need more tensors of a kind than its source has.
+
+    Args:
+        config: The clone's configuration.
+        model_class: Its class.
+        axes: The axes of the source's tensors.
+
+    Raises:
+        CloneError: Naming the first tensor that the source has no counterpart of.
+    """
+    kinds = {NUMBER.sub("*", name) for name in axes}
+    wide = tensors(meta_model(config, model_class))
+    odd = [name for name in wide if name not in axes and NUMBER.sub("*", name) in kinds]
+    if odd:
+        raise CloneError(
+            f"{model_class.__name__} keeps tensors for each head by themselves, and more heads "
+            f"need more of them: {odd[0]} has no counterpart in the source. hcviz widens tensors "
+            "and adds none; no clone was made."
+        )
 
 
 def _attention_outputs(model: nn.Module) -> set[str]:

@@ -1,12 +1,11 @@
 """The twin's configuration: the source's family and flags at the smallest widths and depth."""
 
 import copy
-import re
 
 from torch import nn
 
 from hcviz.architecture.families import family_of
-from hcviz.architecture.infer import meta_model, probe_axes, tensors
+from hcviz.architecture.infer import NUMBER, meta_model, probe_axes, tensors
 from hcviz.architecture.widths import KV_FIELDS, read, settable, widths, write
 from hcviz.errors import CloneError
 
@@ -129,9 +128,6 @@ def _keep_layers(tiny, config, layers: int) -> None:
     tiny.num_hidden_layers = keep
     for name, values in lists.items():
         setattr(tiny, name, values[:keep])
-
-
-NUMBER = re.compile(r"\b\d+\b")
 
 
 def make(model: nn.Module) -> set[tuple[str, str]]:

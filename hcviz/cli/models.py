@@ -206,18 +206,22 @@ def families(
 ) -> int:
     """Say which model types of the installed transformers clone, and why the others do not.
 
-    Each type's default configuration is shrunk to a tiny random twin and cloned by two. Nothing is
-    downloaded.
+    Each type's default configuration is shrunk to a tiny random twin and cloned by two; if that is
+    exact, again with each of its flags set otherwise. Nothing is downloaded.
 
     Args:
         types: The model_type of a configuration; none: all of them, which takes some minutes.
         out: Also write the table there, as a page of Markdown.
     """
     from hcviz.io.files import write_text
-    from hcviz.widening.census import census, to_markdown
+    from hcviz.widening.census import census, flag_census, to_markdown
 
     table = census(types or None, progress=True)
-    print(table.drop(columns="grows").to_string(index=False, max_colwidth=90, justify="left"))
+    flags = flag_census(table, progress=True)
+    for part in (table, flags[flags["differs"]].drop(columns="differs")):
+        if len(part):
+            part = part.drop(columns="grows")
+            print(part.to_string(index=False, max_colwidth=90, justify="left"))
     if out:
-        write_text(out, to_markdown(table))
+        write_text(out, to_markdown(table, flags))
     return 0

@@ -224,7 +224,7 @@ def _in_float64(source, clone, ids) -> float:
         model.double()
         loop_over_experts(model)
         try:
-            with TrueFloat64():
+            with TrueFloat64(model):
                 logits.append(_logits(model, ids))
         finally:  # a value that came from a narrower type returns unchanged
             for name, tensor in [*model.named_parameters(), *model.named_buffers()]:

@@ -1,17 +1,25 @@
-"""The census of families: every model type of transformers, tried on its usual configuration."""
+"""The census of families: every model type of transformers, as it is usual and flag by flag."""
 
+import contextlib
+import dataclasses
+import inspect
+import re
+import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import pandas as pd
 from tqdm.auto import tqdm
 
 from hcviz.architecture.factors import resolve_factors
+from hcviz.architecture.infer import meta_model
+from hcviz.architecture.tiny import faithful, make, shrunk
+from hcviz.architecture.widths import read, write
 from hcviz.errors import CloneError, HcvizError
 from hcviz.io.process import quiet
 from hcviz.widening.expansion import Expansion
 from hcviz.widening.request import Growth
-from hcviz.widening.twin import resolve_fusing, what_works
+from hcviz.widening.twin import random_logits, resolve_fusing, what_works
 
 VERDICTS = ("exact", "partly", "refused")
 
@@ -52,8 +60,30 @@ def census(types: Iterable[str] | None = None, *, progress: bool = False) -> pd.
     return pd.DataFrame(list(_rows(bar)))
 
 
-def to_markdown(table: pd.DataFrame) -> str:
-    """Return the table as a page: the count of each verdict, then a row per type."""
+def flag_census(table: pd.DataFrame, *, progress: bool = False) -> pd.DataFrame:
+    """Try the exact types again with each of their flags, one at a time, set otherwise.
+
+    Args:
+        table: What :func:`census` found.
+        progress: Show a progress bar.
+
+    Returns:
+        One row per type and flag that changes what its tiny model is made of or computes: ``type``,
+        ``flag`` (``alibi=True``), ``verdict``, ``grows`` and ``why`` as in :func:`census`, and
+        ``differs``: whether it does not grow as the type does without.
+
+    Example:
+        >>> list(flag_census(census(["arcee"]))["flag"])
+        ['tie_word_embeddings=True', 'attention_bias=True', 'mlp_bias=True']
+    """
+    rows = table[table["verdict"] == "exact"]
+    bar = tqdm(rows.itertuples(), desc="flags", total=len(rows), unit="type", disable=not progress)
+    found = [row for usual in bar for row in _flag_rows(usual)]
+    return pd.DataFrame(found, columns=["type", "flag", "verdict", "grows", "why", "differs"])
+
+
+def to_markdown(table: pd.DataFrame, flags: pd.DataFrame) -> str:
+    """Return the census as a page: the counts, a row per type, and the flags that matter."""
     from transformers import __version__
 
     counts = table["verdict"].value_counts()
@@ -78,6 +108,23 @@ def to_markdown(table: pd.DataFrame) -> str:
     ]
     rows = table.fillna("").itertuples()
     lines += [f"| {row.type} | {row.verdict} | {row.grows} | {_cell(row.why)} |" for row in rows]
+    odd = flags[flags["differs"]]
+    lines += [
+        "",
+        "## Flags",
+        "",
+        "The same for each exact type with one flag set otherwise: every boolean of its "
+        "configuration, and every word that its code compares a field with, if that changes what "
+        f"the tiny model is made of or computes. Of {len(flags)} such pairs {len(odd)} grow "
+        "otherwise than the type itself:",
+        "",
+        "| type | flag | verdict | grows | why not more |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.type} | {row.flag} | {row.verdict} | {row.grows} | {_cell(row.why)} |"
+        for row in odd.itertuples()
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -88,21 +135,103 @@ def _cell(text: str) -> str:
 
 def _rows(types: Iterable[str]) -> Iterator[dict[str, str]]:
     for kind in types:
-        why, works = "", []
-        with quiet(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silent():
             try:
-                config, model_class = usual_config(kind)
-                factors = resolve_factors(config)
-                works = ["hidden=2"]
-                resolve_fusing(Growth(config, model_class, factors, Expansion()), advise=False)
+                found = verdict_of(*usual_config(kind))
             except CloneError as error:
-                why = str(error)
-                works = what_works(config, model_class) if works else []
-        exact = works[:1] in (["hidden=2"], ["hidden=2, head_dim=2"])
-        verdict = VERDICTS[0 if exact else 1 if works else 2]
-        yield {"type": kind, "verdict": verdict, "grows": "; ".join(works), "why": why}
+                found = {"verdict": "refused", "grows": "", "why": str(error)}
+        yield {"type": kind, **found}
 
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Let transformers and torch warn nobody inside the block."""
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def verdict_of(config, model_class) -> dict[str, str]:
+    """Try to clone a configuration by two; if it does not grow as a whole, say what does.
+
+    Args:
+        config: A configuration, of any size.
+        model_class: Its class.
+
+    Returns:
+        ``verdict``, ``grows`` and ``why``, as in :func:`census`.
+    """
+    why, works = "", []
+    try:
+        factors = resolve_factors(config)
+        works = ["hidden=2"]
+        resolve_fusing(Growth(config, model_class, factors, Expansion()), advise=False)
+    except CloneError as error:
+        why = str(error)
+        works = what_works(config, model_class) if works else []
+    exact = works[:1] in (["hidden=2"], ["hidden=2, head_dim=2"])
+    verdict = VERDICTS[0 if exact else 1 if works else 2]
+    return {"verdict": verdict, "grows": "; ".join(works), "why": why}
+
+
+def _flag_rows(usual) -> Iterator[dict]:
+    """Try the flags of one type; ``usual`` is its row of the census."""
+    with silent():
+        config, model_class = usual_config(usual.type)
+        if config.model_type != usual.type:  # the type of that name has the flags
+            return
+        tiny = faithful(config, model_class)
+        plain = _fingerprint(tiny, model_class)
+        for field, value in flags_of(config, model_class):
+            try:
+                flagged = usual_config(usual.type, {field: value})[0]
+                small = shrunk(flagged, tiny.num_hidden_layers)
+                if _fingerprint(small, model_class) == plain:
+                    continue
+            except (CloneError, ValueError):  # the stock class refuses the flag
+                continue
+            row = verdict_of(small, model_class)
+            if odd := row["grows"] != usual.grows:
+                row = verdict_of(flagged, model_class)  # the reason names the usual sizes
+                odd = row["grows"] != usual.grows
+            yield {"type": usual.type, "flag": f"{field}={value}", **row, "differs": odd}
+
+
+def _fingerprint(tiny, model_class) -> tuple:
+    """Return what a tiny model is made of and what it computes; its own code may stop."""
+    made = make(meta_model(tiny, model_class))
+    try:
+        return made, random_logits(tiny, model_class).numpy().tobytes()
+    except Exception as error:  # of a modelling file
+        return made, repr(error)
+
+
+def flags_of(config, model_class) -> list[tuple[str, bool | str]]:
+    """Return what can be set otherwise in a configuration, a field and a value each.
+
+    Booleans are turned over; words are those that the code of the class compares the field with.
+    """
+    files = (sys.modules[kind.__module__] for kind in (type(config), model_class))
+    code = "".join(map(inspect.getsource, files))
+    parts = [name for name in config.sub_configs if read(config, name) is not None]
+    found = []
+    for path in ["", *(p for p in parts if not hasattr(read(config, p), "num_hidden_layers"))]:
+        part = read(config, path) if path else config
+        kinds = {field.name: str(field.type) for field in dataclasses.fields(type(part))}
+        for name, value in vars(part).items():
+            if NO_FLAG.search(name):
+                continue
+            words = []
+            if isinstance(value, bool) or (value is None and "bool" in kinds.get(name, "")):
+                words = [not value]
+            elif isinstance(value, str):
+                words = sorted({*re.findall(rf'\b{name} [=!]= "(\w+)"', code)} - {value})
+            found += [(f"{path}.{name}".lstrip("."), word) for word in words]
+    return found
+
+
+NO_FLAG = re.compile(r"^_|^output_|^return_dict|^use_cache$|^is_encoder_decoder$|^summary_")
+"""Fields that say what a model returns, not what it computes."""
 
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 _OPEN_HEADS = "its defaults leave the head size open"
@@ -128,8 +257,13 @@ USUAL: dict[str, tuple[dict, str]] = {
     ),
     "bamba": ({"attn_layer_indices": [9, 18, 27]}, _NO_ATTENTION),
     "deepseek_v2": (
-        {"num_experts_per_tok": 6, "first_k_dense_replace": 1},
-        "its defaults leave the number of chosen experts open",
+        {
+            "num_experts_per_tok": 6,
+            "first_k_dense_replace": 1,
+            "n_group": 4,
+            "topk_group": 2,
+        },
+        "its defaults leave the number of chosen experts open, and their groups",
     ),
     "dots1": (
         {
@@ -163,7 +297,7 @@ USUAL: dict[str, tuple[dict, str]] = {
 """By model type: what to set, and why. Checkpoints that were published have such fields set."""
 
 
-def usual_config(kind: str):
+def usual_config(kind: str, changes: Mapping[str, bool | str] | None = None):
     """Return a configuration of a model type that can be built, and the class of its decoder.
 
     A multi-modal type whose causal language model is its text part gives the text part's
@@ -171,14 +305,19 @@ def usual_config(kind: str):
 
     Args:
         kind: A ``model_type`` of transformers.
+        changes: Fields to set otherwise, dotted inside another configuration.
 
     Raises:
         CloneError: If the configuration refuses its own defaults.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    changes = changes or {}
+    own = {name: value for name, value in changes.items() if "." not in name}
     try:
-        config = AutoConfig.for_model(kind, **USUAL.get(kind, ({}, ""))[0])
+        config = AutoConfig.for_model(kind, **{**USUAL.get(kind, ({}, ""))[0], **own})
+        for name in changes.keys() - own.keys():
+            write(config, name, changes[name])
     except Exception as error:  # configurations check themselves, each in its way
         reason = " ".join(str(error).split())
         raise CloneError(f"{kind}: its own configuration stops: {reason}") from error

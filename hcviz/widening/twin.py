@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 from hcviz.architecture.axes import Factors, TensorAxes
 from hcviz.architecture.factors import resolve_factors
-from hcviz.architecture.families import family_of
-from hcviz.architecture.infer import infer, meta_model
+from hcviz.architecture.families import family_of, stuck_by
+from hcviz.architecture.infer import check_names, infer, meta_model
 from hcviz.architecture.segments import Fusing
 from hcviz.architecture.tiny import faithful
 from hcviz.architecture.widths import axis_of, widths
@@ -100,17 +100,29 @@ def twin_error(growth: Growth, fusing: Fusing) -> float:
     model_class = growth.model_class
     twin = random_twin(growth.config, model_class)
     axes = infer(twin.config, model_class, fusing)
-    clone = grow(twin, plan(twin, axes, growth, fusing))
+    planned = plan(twin, axes, growth, fusing)
+    check_names(planned.config, model_class, axes)
+    clone = grow(twin, planned)
     if clone.num_parameters() == twin.num_parameters():
         grown = dict(growth.factors)
         raise CloneError(f"{model_class.__name__} has no width that {grown} would grow.")
     loop_over_experts(clone)
-    length = min(12, getattr(growth.config, "max_position_embeddings", 12))
-    ids = torch.randint(
-        0, twin.config.vocab_size, (2, length), generator=torch.Generator().manual_seed(1)
-    )
-    with torch.no_grad(), TrueFloat64():
-        return relative_error(twin(input_ids=ids).logits, clone(input_ids=ids).logits)
+    return relative_error(_logits(twin), _logits(clone))
+
+
+def random_logits(config, model_class) -> torch.Tensor:
+    """Return what the twin of a configuration computes (:func:`random_twin`), in true float64."""
+    return _logits(random_twin(config, model_class))
+
+
+def _logits(twin: nn.Module) -> torch.Tensor:
+    """Return the logits of a twin or its clone on a short random text, always the same."""
+    config = twin.config
+    length = min(12, getattr(config, "max_position_embeddings", 12))
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(0, config.vocab_size, (2, length), generator=generator)
+    with torch.no_grad(), TrueFloat64(twin):
+        return twin(input_ids=ids).logits
 
 
 def twin_factors(tiny, factors: Factors) -> dict[str, int | Fraction]:
@@ -163,7 +175,7 @@ def resolve_fusing(growth: Growth, *, check: bool = True, advise: bool = True) -
             first = (str(error).splitlines() or [""])[0][:200]
             why = f"its own code stops on a tiny random twin: {type(error).__name__}: {first}"
             error = CloneError(f"{model_class.__name__}: {why}. No clone was made.")
-        if stuck := family_of(config).stuck:
+        if stuck := stuck_by(config):
             error = CloneError(f"{type(config).__name__}: {stuck}. {error}")
         if not advise:
             raise error from None
@@ -200,12 +212,12 @@ def _search(growth: Growth, check: bool) -> Fusing:
         errors.append(twin_error(twin, fusing))
         if errors[-1] <= allowed:
             return fusing
-    size = widths(config)
+    size, advice = widths(config), "" if stuck_by(config) else f". {_advice(factors)}"
     raise CloneError(
         f"A tiny random twin of this {config.model_type} configuration (hidden_size {size.hidden}, "
         f"{size.heads} heads) does not compute what its source does: relative logit error "
-        f"{', '.join(f'{error:.1e}' for error in errors)}, allowed {allowed:.0e}. "
-        f"{_advice(factors)}; no clone was made."
+        f"{', '.join(f'{error:.1e}' for error in errors)}, allowed "
+        f"{allowed:.0e}{advice}; no clone was made."
     )
 
 
@@ -256,12 +268,35 @@ class TrueFloat64(TorchFunctionMode):
     a comparison in float64 stops at 1e-7. Inside this context it reaches 1e-15. What is made in
     float32 from the start (rotary tables) stays so, equally in a source and in its clone.
 
+    Args:
+        model: The model that computes in it. Its flags that only ask for float32 (GPT-2's
+            ``reorder_and_upcast_attn``, which insists on it) are off while the context is open.
+
     Example:
         >>> x = torch.tensor([1 / 3], dtype=torch.float64)
         >>> with TrueFloat64():
         ...     x.float().dtype
         torch.float64
     """
+
+    def __init__(self, model: nn.Module | None = None):
+        super().__init__()
+        self._upcasts = [
+            (module, name)
+            for module in (model.modules() if model else ())
+            for name, value in vars(module).items()
+            if value is True and "upcast" in name
+        ]
+
+    def __enter__(self):
+        for module, name in self._upcasts:
+            setattr(module, name, False)
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        for module, name in self._upcasts:
+            setattr(module, name, True)
+        return super().__exit__(*error)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})

@@ -3,7 +3,7 @@
 import pytest
 
 from hcviz.errors import HcvizError
-from hcviz.widening.census import census, to_markdown
+from hcviz.widening.census import census, flag_census, to_markdown
 
 EXACT = ["gpt2", "llama4", "nemotron"]
 
@@ -38,7 +38,7 @@ def test_others_name_what_keeps_them_and_what_still_works(table):
 
 def test_a_cell_cannot_break_the_page(table):
     broken = table.reset_index().head(1).assign(why="a | b\nc")
-    assert "| a / b c |" in to_markdown(broken)
+    assert "| a / b c |" in to_markdown(broken, flag_census(broken.head(0)))
 
 
 def test_unknown_types_are_refused():

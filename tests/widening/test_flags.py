@@ -1,0 +1,105 @@
+"""Flags that people's models set: three that are public, and a sample of what the census tries."""
+
+import models
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import hcviz
+from hcviz.cloning.verify import tolerance_of
+from hcviz.widening.census import census, flag_census, flags_of, usual_config
+from hcviz.widening.twin import TrueFloat64
+
+SHAPE = {"vocab_size": models.VOCAB, "hidden_size": 32, "num_attention_heads": 4}
+CASES = {
+    "stanford-crfm's GPT-2": (
+        "gpt2",
+        {"n_layer": 2, "reorder_and_upcast_attn": True, "scale_attn_by_inverse_layer_idx": True},
+        {"hidden": 2},
+        "",
+    ),
+    "Doge 120M MoE": (
+        "doge",
+        {
+            "num_hidden_layers": 2,
+            "intermediate_size": 40,
+            "is_moe": True,
+            "num_experts": 16,
+            "num_experts_per_tok": 3,
+        },
+        {"hidden": 2},
+        "",
+    ),
+    "StableLM 2 12B": (
+        "stablelm",
+        {"num_hidden_layers": 2, "num_key_value_heads": 2, "qk_layernorm": True},
+        {"hidden": 1, "ffn": 2, "heads": 1},
+        r"tensors for each head by themselves.*q_layernorm.norms.4.weight has no counterpart",
+    ),
+    "Falcon-RW 1B": (
+        "falcon",
+        {"num_hidden_layers": 2, "alibi": True, "multi_query": False, "bias": True},
+        {"hidden": 1, "ffn": 2, "heads": 1},
+        "ALiBi slopes depend on the number of heads, and are divided by the root of their size",
+    ),
+}
+"""Model: its type, its flags, what grows exactly, and why by two it does not if it does not."""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_public_model_grows_as_far_as_it_can(name, tmp_path):
+    kind, flags, call, why = CASES[name]
+    config = AutoConfig.for_model(kind, **SHAPE, **flags)
+    config._attn_implementation = "eager"  # the only one that obeys reorder_and_upcast_attn
+    source = models.randomise(AutoModelForCausalLM.from_config(config)).eval()
+    wide = hcviz.clone(source, **call)
+    assert wide.num_parameters() > source.num_parameters()
+    wide.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    expected, got = models.logits(source), models.logits(again)
+    assert models.error(expected, got) <= tolerance_of(source)
+    assert hcviz.verify(source, wide, reload=False).passed
+    if why:
+        with pytest.raises(hcviz.CloneError, match=why) as caught:
+            hcviz.clone(source)
+        assert "The layout is not known" not in str(caught.value)
+        assert str(caught.value).endswith("What does grow: hidden=1, ffn=2, heads=1.")
+
+
+def test_flags_that_only_ask_for_float32_are_off_in_true_float64_and_return():
+    model = models.fresh("gpt2", reorder_and_upcast_attn=True)
+    attention = model.transformer.h[0].attn
+    with TrueFloat64(model):
+        assert attention.reorder_and_upcast_attn is False
+    assert attention.reorder_and_upcast_attn is True
+
+
+def test_booleans_are_turned_over_and_words_are_those_of_the_code():
+    found = flags_of(*usual_config("deepseek_v2"))
+    assert ("attention_bias", True) in found
+    assert ("tie_word_embeddings", True) in found
+    assert ("topk_method", "group_limited_greedy") in found
+    assert not {"use_cache", "return_dict", "hidden_act"} & {name for name, _ in found}
+    assert ("attn_config.alibi", False) in flags_of(*usual_config("mpt"))
+    assert ("parallel_attn", True) in flags_of(*usual_config("falcon", {"parallel_attn": False}))
+    assert usual_config("mpt", {"attn_config.alibi": False})[0].attn_config.alibi is False
+
+
+@pytest.fixture(scope="module")
+def sample():
+    table = census(["gpt2", "falcon", "stablelm", "arcee", "bart"])
+    return table, flag_census(table)
+
+
+def test_only_flags_that_change_something_are_counted(sample):
+    flags = sample[1].set_index(["type", "flag"])
+    assert list(flags.loc["arcee"].index) == [
+        "tie_word_embeddings=True", "attention_bias=True", "mlp_bias=True",
+    ]  # fmt: skip
+    assert "bart" not in flags.index.get_level_values("type")
+    assert set(flags.loc["gpt2", "verdict"]) == {"exact"}
+    assert {"reorder_and_upcast_attn=True", "scale_attn_weights=False"} <= set(
+        flags.loc["gpt2"].index
+    )
+    odd = flags[flags["differs"]]
+    assert list(odd.index) == [("falcon", "alibi=True"), ("stablelm", "qk_layernorm=True")]
+    assert set(odd["grows"]) == {"hidden=1, ffn=2, heads=1"}
