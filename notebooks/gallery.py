@@ -215,7 +215,7 @@ def render(notebook: Path, **parameters: Any) -> str:
         parameters: Set after the cell tagged ``parameters``.
     """
     import nbformat
-    from nbclient import NotebookClient
+    from client import Client
     from nbconvert import HTMLExporter
 
     pages = nbformat.read(notebook, as_version=4)
@@ -224,7 +224,7 @@ def render(notebook: Path, **parameters: Any) -> str:
             cell.source += "".join(f"\n{name} = {value!r}" for name, value in parameters.items())
     pages.cells.insert(0, nbformat.v4.new_code_cell(FREEZE))
     place = {"metadata": {"path": str(notebook.parent)}}
-    NotebookClient(pages, timeout=600, kernel_name="python3", resources=place).execute()
+    Client(pages, timeout=600, kernel_name="python3", resources=place).execute()
     pages.cells.pop(0)
     pages.metadata.pop("widgets", None)
     addresses = ("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url")

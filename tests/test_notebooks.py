@@ -1,39 +1,24 @@
 """Every notebook runs from top to bottom in a fresh kernel; an error inside a widget counts too."""
 
 import ast
-import asyncio
 import re
-import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
-from nbclient.exceptions import DeadKernelError
+from client import Client
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
-def execute(path, tmp_path, again=True, **parameters):
-    """Run a notebook; once in hundreds of times a message between kernel and client is lost."""
+def execute(path, tmp_path, **parameters):
     notebook = nbformat.read(path, as_version=4)
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
     cell.source += "\n" + "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
-    client = NotebookClient(
-        notebook,
-        timeout=300,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(tmp_path)}},
-    )
-    try:
-        return asyncio.run(asyncio.wait_for(client.async_execute(), 240))
-    except (TimeoutError, DeadKernelError):  # the second is what nbclient makes of the first
-        if not again:
-            raise
-    shutil.rmtree(tmp_path / "runs", ignore_errors=True)
-    return execute(path, tmp_path, again=False, **parameters)
+    place = {"metadata": {"path": str(tmp_path)}}
+    return Client(notebook, timeout=60, kernel_name="python3", resources=place).execute()
 
 
 def hidden_errors(notebook):
@@ -93,7 +78,7 @@ def test_notebook_teaches(path):
 def test_an_error_inside_a_widget_is_seen():
     cell = "import ipywidgets as w\no = w.Output()\nwith o:\n    raise ValueError('hidden')\no"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
-    done = NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+    done = Client(notebook, timeout=60, kernel_name="python3").execute()
     assert [error["evalue"] for error in hidden_errors(done)] == ["hidden"]
 
 
