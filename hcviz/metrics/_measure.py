@@ -82,8 +82,9 @@ def measure(
             raise HcvizError(
                 f"{one.name} has the steps {there}, none of the asked {sorted(steps)}."
             )
+        snapshots = [step for step in one.steps if step in chosen]
         if weights:
-            names = _names(one, chosen, live)
+            names = _names(one, snapshots, live)
             found = [name for name in names if any(p.search(name) for p in patterns)]
             if not found:
                 shown = ", ".join(names[:4])
@@ -91,7 +92,6 @@ def measure(
                     f"No tensor of {one.name} matches {tensors!r}; it has {shown}, ..."
                 )
             work += [(one, chosen, name, live) for name in found]
-        snapshots = [step for step in chosen if step in one.steps]
         caches[one] = Cache(one.cache_folder if cache else None)
         measured = measure_models(
             one, snapshots, models, batch=batch, source=source, cache=caches[one]
@@ -164,7 +164,7 @@ def _live_rows(run: Run, asked: Asked) -> dict[tuple[str, str, int], list[Row]]:
 
 def _names(run: Run, steps: Sequence[int], live: Mapping) -> list[str]:
     """Return the tensors that any of the steps has: parameters, where the model is understood."""
-    there = {name for step in steps if step in run.steps for name in run.names(step)}
+    there = {name for step in steps for name in run.names(step)}
     layout = known_layout(lambda: run.layout, run.is_clone)
     known = {name for name in there if not layout or name in layout}
     return sorted(known | {name for _, name, _ in live}, key=natural)

@@ -7,10 +7,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 
 from hcviz.errors import HcvizError
 from hcviz.plots import _axes, _frames, theme
+from hcviz.plots.grids import CORNER, apart, reach, show
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 
@@ -22,7 +22,7 @@ def blocks(
     n_read: int | None = None,
     *,
     steps: Iterable[int] | None = None,
-    corner: int | None = 24,
+    corner: int | None = CORNER,
     name: str | None = None,
     ax: Axes | Sequence[Axes] | None = None,
     title: str | None = None,
@@ -68,7 +68,7 @@ def antisymmetric(
     *,
     along: str = "read",
     steps: Iterable[int] | None = None,
-    corner: int | None = 24,
+    corner: int | None = CORNER,
     name: str | None = None,
     ax: Axes | Sequence[Axes] | None = None,
     title: str | None = None,
@@ -102,7 +102,7 @@ def antisymmetric(
     parts = _apart(grids, along)
     finer = "All exactly 0: locked."
     if any(part.any() for part in parts.values()):
-        times = _reach(grids) / _reach(parts)
+        times = reach(grids.values()) / reach(parts.values())
         finer = f"The colour scale is {times:,.1f} times finer than the weight's."
     what = f": {_frames.short(name)}" if name else ""
     head = title or f"What sets the {along} copies apart{what}"
@@ -115,7 +115,7 @@ def matrix_frame(
     n_written: int | None = None,
     n_read: int | None = None,
     *,
-    corner: int | None = 24,
+    corner: int | None = CORNER,
     along: str | None = None,
 ) -> pd.DataFrame:
     """Return what :func:`blocks` draws as a tidy frame, for ``save(data=...)``.
@@ -153,7 +153,7 @@ def _apart(grids: Mapping[Any, np.ndarray], along: str) -> dict[Any, np.ndarray]
             f"A grid of {shape[0]} x {shape[1]} blocks has one copy along the {along} side, so "
             f"there is nothing to tell apart; try along={'written' if side else 'read'!r}."
         )
-    return {step: grid - grid.mean(axis=side, keepdims=True) for step, grid in grids.items()}
+    return {step: apart(grid, along) for step, grid in grids.items()}
 
 
 def _grids(
@@ -192,12 +192,6 @@ def _grid(one: np.ndarray, n_written: int | None, n_read: int | None) -> np.ndar
     return grid.transpose(0, 2, 1, 3).astype(np.float64)
 
 
-def _reach(grids: Mapping[Any, np.ndarray]) -> float:
-    """Return the end of the colour scale: a few outliers must not grey the rest out."""
-    sizes = np.abs(np.concatenate([grid.ravel() for grid in grids.values()]))
-    return float(np.quantile(sizes, 0.98)) or float(sizes.max()) or 1.0
-
-
 def _maps(
     grids: Mapping, steps: Iterable | None, ax: Any, title: str, note: str, label: str
 ) -> np.ndarray:
@@ -207,14 +201,9 @@ def _maps(
     line = plt.rcParams["font.size"] / 72
     shown = _frames.choose(grids, steps, "step")
     axes = _axes.panels(len(shown), ax, columns=5, tall=tall, side=6 * line, lines=4.5, rigid=True)
-    most = _reach(grids)
+    most = reach(grids.values())
     for step, panel in zip(shown, axes, strict=True):
-        whole = grids[step].transpose(0, 2, 1, 3).reshape(n_written * rows, n_read * columns)
-        image = _axes.heatmap(panel, whole, Normalize(-most, most))
-        for edge in range(1, n_written):
-            panel.axhline(edge * rows - 0.5, color="white", linewidth=2.2, label="_block")
-        for edge in range(1, n_read):
-            panel.axvline(edge * columns - 0.5, color="white", linewidth=2.2, label="_block")
+        image = show(panel, grids[step], most)
         panel.set_xticks(
             [(j + 0.5) * columns - 0.5 for j in range(n_read)], _copies(n_read, len(axes))
         )

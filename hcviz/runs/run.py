@@ -111,9 +111,7 @@ class Run:
         names = (
             folder.name.removeprefix("checkpoint-") for folder in self.path.glob("checkpoint-*")
         )
-        return sorted(
-            int(name) for name in names if name.isdigit() and weight_files(self._folder(int(name)))
-        )
+        return sorted(int(name) for name in names if name.isdigit() and self._has(int(name)))
 
     @property
     def info(self) -> dict[str, Any]:
@@ -338,14 +336,19 @@ class Run:
         return self._folder(step) / name
 
     def _step(self, step: int | None) -> int:
-        steps = self.steps
         if step is None:
-            return steps[-1]
-        if step not in steps:
+            return self.steps[-1]
+        if not self._has(step):
             raise HcvizError(
-                f"{self.name} has no snapshot at step {step}; it has {', '.join(map(str, steps))}."
+                f"{self.name} has no snapshot at step {step}; it has "
+                f"{', '.join(map(str, self.steps))}."
             )
         return step
+
+    def _has(self, step: int) -> bool:
+        """Tell whether there is a snapshot of a step, without a look at the others."""
+        known = self._places
+        return bool(weight_files(self._folder(step))) if known is None else step in known
 
     def _log(self) -> list[dict[str, Any]]:
         """Return the Trainer's log, from the run's own state or the newest checkpoint's.

@@ -1,6 +1,7 @@
 """The picture of explore(): arms side by side, what does not change is drawn once."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -10,15 +11,14 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hcviz.metrics import METRICS
-from hcviz.plots import theme
+from hcviz.metrics import measure
+from hcviz.plots import grids, theme
 from hcviz.runs.run import Run
 
-CORNER, DPI = 24, 100
+DPI = 100
 LARGE, TOP = 1024, 64
 """Of a matrix whose smaller side is over LARGE the spectrum shows the TOP largest values."""
 FLOOR = 1e-7
@@ -50,12 +50,14 @@ class Canvas:
         self.canvas = FigureCanvasAgg(self.figure)
         spots = self.figure.subplots(2, count + 1, width_ratios=[1] * count + [1.3], squeeze=False)
         last = [corners(run, self.name, self.steps[-1]) for run in self.runs]
-        most = reach(last)
+        most = grids.reach(last)
         self.maps, self.notes = [], []
         for (top, low), run, grid, look in zip(spots.T, self.runs, last, self.looks, strict=False):
             apart = difference(grid)
-            finer = reach([apart])
-            self.maps.append([draw_map(top, grid, most), draw_map(low, apart, finer)])
+            finer = grids.reach([apart])
+            self.maps.append([grids.show(top, grid, most), grids.show(low, apart, finer)])
+            for ax in (top, low):
+                ax.set(xticks=[], yticks=[])
             top.set_title(run.name, color=look.color, loc="center")
             said = f"apart, \N{PLUS-MINUS SIGN}{finer:.1g}" if apart.any() else "apart: locked"
             low.set_title(said, loc="center", weight="normal")
@@ -115,8 +117,8 @@ class Canvas:
         for number, run in enumerate(self.runs):
             grid = corners(run, self.name, step)
             weight, apart = self.maps[number]
-            weight.set_data(flat(grid))
-            apart.set_data(flat(difference(grid)))
+            weight.set_data(grids.flat(grid))
+            apart.set_data(grids.flat(difference(grid)))
             said = [
                 f"{axis} {line[nearest(line, step)]:.4g}".strip()
                 for axis, line in sorted(self.curves[number].items())
@@ -150,36 +152,9 @@ class Canvas:
         ]
 
 
-def draw_map(ax: Axes, grid: np.ndarray, most: float) -> Any:
-    """Draw the blocks with lines between them, and return the image."""
-    written, read, rows, cols = grid.shape
-    image = ax.imshow(
-        flat(grid), cmap=theme.diverging(), norm=Normalize(-most, most), interpolation="nearest"
-    )
-    for edge in range(1, written):
-        ax.axhline(edge * rows - 0.5, color="white", linewidth=2.2)
-    for edge in range(1, read):
-        ax.axvline(edge * cols - 0.5, color="white", linewidth=2.2)
-    ax.set(xticks=[], yticks=[])
-    ax.grid(False)
-    return image
-
-
-def flat(grid: np.ndarray) -> np.ndarray:
-    """Return the blocks [n_written, n_read, rows, cols] side by side."""
-    written, read, rows, cols = grid.shape
-    return grid.transpose(0, 2, 1, 3).reshape(written * rows, read * cols)
-
-
 def difference(grid: np.ndarray) -> np.ndarray:
-    """Return every block minus the mean of its copies, those that are read if there are any."""
-    return grid - grid.mean(axis=1 if grid.shape[1] > 1 else 0, keepdims=True)
-
-
-def reach(grids: Sequence[np.ndarray]) -> float:
-    """Return the end of the colour scale: a few outliers must not grey the rest out."""
-    sizes = np.abs(np.concatenate([grid.ravel() for grid in grids]))
-    return float(np.quantile(sizes, 0.98)) or float(sizes.max()) or 1.0
+    """Return what sets the copies apart, those that are read if there are any."""
+    return grids.apart(grid, "read" if grid.shape[1] > 1 else "written")
 
 
 def nearest(steps: Mapping[int, Any] | Sequence[int], step: int) -> int:
@@ -209,7 +184,7 @@ def steps_of(run: Run, name: str) -> list[int]:
 def corners(run: Run, name: str, step: int) -> np.ndarray:
     """Return the corner of every block at a step, [n_written, n_read, rows, cols]."""
     blocks = run.blocks(name, nearest(steps_of(run, name), step))
-    return blocks[:, :, :CORNER, :CORNER].double().numpy()
+    return blocks[:, :, : grids.CORNER, : grids.CORNER].double().numpy()
 
 
 @lru_cache(maxsize=1024)
@@ -227,16 +202,6 @@ def spectrum(run: Run, name: str, step: int) -> np.ndarray:
 @lru_cache(maxsize=256)
 def curves(run: Run, name: str, metric: str) -> dict[str, dict[int, float]]:
     """Return axis -> step -> value of a metric, mean over its rows; {} where it has none."""
-    found: dict[str, dict[int, float]] = {}
-    for axis, step, value in _values(run, name, metric):
-        found.setdefault(axis, {}).setdefault(step, []).append(value)
-    return {axis: {s: float(np.mean(v)) for s, v in line.items()} for axis, line in found.items()}
-
-
-def _values(run: Run, name: str, metric: str) -> Iterator[tuple[str, int, float]]:
-    """Yield axis, step and value of every row of a metric."""
-    entry, steps = METRICS[metric], steps_of(run, name)
-    extras = {"start": run.tensor(name, steps[0])} if entry.needs else {}
-    for step in steps:
-        for row in entry.function(run.tensor(name, step), run.layout[name], run.factors, **extras):
-            yield row.get("axis") or "", step, row["value"]
+    rows = measure(run, metrics=[metric], tensors=f"^{re.escape(name)}$")
+    means = rows.assign(axis=rows["axis"].fillna("")).groupby(["axis", "step"])["value"].mean()
+    return {axis: line.droplevel("axis").to_dict() for axis, line in means.groupby("axis")}

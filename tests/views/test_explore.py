@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 import hcviz
 from hcviz.errors import HcvizError
+from hcviz.plots.grids import CORNER
 from hcviz.views import canvas
 from hcviz.views import explore as exploring
 
@@ -153,7 +154,7 @@ def test_hover_tells_the_copies_of_an_entry(view):
     groups = list(drawing.iter("g"))
     assert len(groups) == len(view.shown)
     grid = view.runs["noisy"].blocks(view.tensor.value, 3)
-    corner = [min(size, canvas.CORNER) for size in grid.shape[2:]]
+    corner = [min(size, CORNER) for size in grid.shape[2:]]
     titles = [title.text for title in groups[1].iter("title")]
     assert len(titles) == corner[0] * corner[1]
     row, col = 2, 5
