@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from hcviz.errors import HcvizError
-from hcviz.plots import _axes, _frames, theme
+from hcviz.plots import _axes, _frames, _lines, theme
 from hcviz.plots._strip import Strip
 from hcviz.plots._symmetry import AXES
 
@@ -258,7 +258,7 @@ def _panels(
         apart = 1 - rows["value"]
         label = f"1 \N{MINUS SIGN} {label}"
         rows = rows.assign(value=apart.where(apart > FLOOR, 0.0))
-    arms = {name: rows[rows[hue].astype(str) == name] for name in looks}
+    arms = _lines.by_arm(rows, hue, looks)
     if x == "layer":
         arms = {name: arm[arm["step"] == arm["step"].max()] for name, arm in arms.items()}
     axes = _axes.panels(
@@ -269,20 +269,11 @@ def _panels(
         lines=5,
         tall=1.0 if len(names) > 1 else 0.55,
     )
-    parts = {key: {n: arm[arm[by] == key] for n, arm in arms.items()} for key in names}
-    means = {key: {n: _axes.means(p, x)["mean"] for n, p in parts[key].items()} for key in names}
-    reach = {n: np.concatenate([means[key][n] for key in names]) for n in looks}
+    cells = {key: {n: arm[arm[by] == key] for n, arm in arms.items()} for key in names}
+    reach = _lines.reach(cells.values(), x)
     for panel, key in zip(axes, names, strict=True):
         strip = Strip(panel, reach, rows["value"]) if log else None
-        for name, look in looks.items():
-            lines = _axes.split(parts[key][name]) if x == "step" else []
-            for line in lines if len(lines) > 1 else []:
-                shown = line[line["value"] > 0] if log else line
-                panel.plot(shown["step"], shown["value"], **_axes.thin(look))
-            mean = means[key][name]
-            if len(mean):
-                y = strip.place(mean, name) if strip else mean.to_numpy()
-                _axes.draw(panel, mean.index.to_numpy(), y, look, label=name, zorder=3)
+        _lines.draw(panel, cells[key], looks, strip, x=x)
         if strip:
             strip.finish("equal")
         if x == "step":

@@ -199,17 +199,6 @@ def means(rows: pd.DataFrame, by: str, value: str = "value") -> pd.DataFrame:
     return rows.groupby(by)[value].agg(["mean", "min", "max", "count"]).sort_index()
 
 
-def split(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return one frame per weight (part of a fused one; row and col of it), sorted by step."""
-    keys = ["weight", *(name for name in ("row", "col") if name in rows)]
-    return [line.sort_values("step") for _, line in rows.groupby(keys, dropna=False)]
-
-
-def thin(look: Arm) -> dict[str, Any]:
-    """Return how the line of a single weight looks beside the mean of its arm."""
-    return {"color": look.color, "linewidth": 0.5, "alpha": 0.45, "label": "_thin"}
-
-
 def heatmap(ax: Axes, values: np.ndarray, norm: Normalize) -> AxesImage:
     """Draw an array in the theme's diverging colours, one square per value."""
     image = ax.imshow(

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 
 from hcviz.errors import HcvizError
 from hcviz.io.files import natural
-from hcviz.plots import _axes, _frames, theme
+from hcviz.plots import _axes, _frames, _lines, theme
 from hcviz.plots._strip import Strip
 
 _BAND = "#c9c9cf"
@@ -25,7 +25,6 @@ _WHAT = {
     "cosine.heads": ("cosine of copied heads\n(thin: heads)", "Cosine of the copies of each head"),
     "angle": ("angle (degrees)\n(thin: blocks)", "Angle to the source's weight"),
 }
-_MOST_THIN = 64
 
 
 @theme.themed
@@ -83,13 +82,8 @@ def cosine(
         rows = rows.assign(value=1 - rows["value"])
     groups = kinds if col == "kind" else sorted(rows[col].dropna().unique(), key=natural)
     looks = theme.arms(theme.arm_order(rows[hue]))
-    cells = {
-        (group, name): rows[(rows[col] == group) & (rows[hue].astype(str) == name)]
-        for group in groups
-        for name in looks
-    }
-    means = {cell: _axes.means(arm, "step")["mean"] for cell, arm in cells.items()}
-    reach = {name: np.concatenate([means[group, name] for group in groups]) for name in looks}
+    cells = {group: _lines.by_arm(rows[rows[col] == group], hue, looks) for group in groups}
+    reach = _lines.reach(cells.values())
     axes = _axes.panels(len(groups), ax, sharey=ax is None, tall=1.0, lines=5)
     bands = baseline if isinstance(baseline, Mapping) else dict.fromkeys(groups, baseline)
     bands = {group: band for group, band in bands.items() if band is not None}
@@ -102,17 +96,7 @@ def cosine(
         strip = Strip(panel, reach, rows["value"], floor=_EQUAL, top=top) if log else None
         if group in bands:
             _draw_band(panel, bands[group], log=log)
-        for name, look in looks.items():
-            lines = _axes.split(cells[group, name])
-            if len(lines) > _MOST_THIN:
-                _shade(panel, cells[group, name], look)
-            for line in lines if 1 < len(lines) <= _MOST_THIN else []:
-                inside = line[line["value"] > _EQUAL] if log else line
-                panel.plot(inside["step"], inside["value"], **_axes.thin(look))
-            mean = means[group, name]
-            if len(mean):
-                y = strip.place(mean, name) if strip else mean.to_numpy()
-                _axes.draw(panel, mean.index.to_numpy(), y, look, label=name, zorder=3)
+        _lines.draw(panel, cells[group], looks, strip, most=64)
         if strip:
             strip.finish("equal (to 1e-12)")
         panel.set_title(f"layer {group:g}" if col == "layer" else str(group))
@@ -127,13 +111,6 @@ def cosine(
     title = title or f"Do the copies part? {what}{subject and f' ({subject})'} over training"
     _axes.titles(axes, title, own=ax is None)
     return axes
-
-
-def _shade(ax: Axes, rows: pd.DataFrame, look: theme.Arm) -> None:
-    """Shade where nine values in ten lie at every step."""
-    steps = rows.groupby("step")["value"]
-    low, high = steps.quantile(0.05), steps.quantile(0.95)
-    ax.fill_between(low.index, low, high, color=look.color, alpha=0.2, linewidth=0)
 
 
 def _draw_band(ax: Axes, band: tuple[float, float], *, log: bool) -> None:

@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from hcviz.errors import HcvizError
 from hcviz.io.files import natural
-from hcviz.plots import _axes, _frames, theme
+from hcviz.plots import _axes, _frames, _lines, theme
 
 _RANKS = {
     "effective_rank": ("effective rank", "dimensions (entropy)"),
@@ -29,7 +29,6 @@ _LABELS = {
     "power_law": ("power-law exponent", "exponent of squared values"),
 }
 """Metric, with its axis where it has some -> title and unit."""
-_TURNS = 4
 
 
 @theme.themed
@@ -136,16 +135,7 @@ def _draw(frame, labels, metrics, hue, by, tensors, ax, title) -> np.ndarray:
         here = rows[rows[column] == group]
         name, unit = labels[here["key"].iloc[0]]
         _axes.step_axis(panel, here["step"])
-        for i, (arm, look) in enumerate(looks.items()):
-            lines = _axes.split(here[here[hue].astype(str) == arm])
-            for line in lines if len(lines) > 1 else []:
-                panel.plot(line["step"], line["value"], **_axes.thin(look))
-            if lines:
-                mean = _axes.means(pd.concat(lines), "step")["mean"]
-                x, y = mean.index.to_numpy(), mean.to_numpy(float)
-                # Arms take turns with their markers, so that equal lines do not hide each other.
-                turns = (i % _TURNS, _TURNS) if len(x) > _TURNS else 1
-                _axes.draw(panel, x, y, look, label=arm, zorder=3, markevery=turns)
+        _lines.draw(panel, _lines.by_arm(here, hue, looks), looks, turns=4)
         if here["key"].iloc[0] == "update":
             panel.set_yscale("log", nonpositive="mask")
             panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from hcviz.errors import HcvizError
 from hcviz.io.files import natural
-from hcviz.plots import _axes, _frames, theme
+from hcviz.plots import _axes, _frames, _lines, theme
 from hcviz.plots._strip import Strip
 
 AXES = {"R": "R: residual stream", "H": "H: attention heads", "N": "N: FFN neurons"}
@@ -101,23 +101,12 @@ def shares(
         raise HcvizError(f"A share lies between 0 and 1; the frame holds {low:g} to {high:g}.")
     looks = theme.arms(theme.arm_order(rows[hue]))
     axes = _axes.panels(len(panels), ax, columns=columns, sharey=ax is None, tall=tall, lines=5)
-    arms = {name: rows[hue].astype(str) == name for name in looks}
-    cells = {(name, title): rows[arms[name] & panels[title]] for name in looks for title in panels}
-    means = {cell: _axes.means(arm, "step")["mean"] for cell, arm in cells.items()}
-    reach = {name: np.concatenate([means[name, title] for title in panels]) for name in looks}
+    cells = {title: _lines.by_arm(rows[inside], hue, looks) for title, inside in panels.items()}
+    reach = _lines.reach(cells.values())
     for panel, title in zip(axes, panels, strict=True):
         _axes.step_axis(panel, rows["step"])
         strip = Strip(panel, reach, rows["value"])
-        for name, look in looks.items():
-            lines = _axes.split(cells[name, title])
-            # A weight that stays at zero would only thicken its arm's lane.
-            for line in (line for line in lines if len(lines) > 1 and line["value"].any()):
-                inside = line[line["value"] > 0]
-                panel.plot(inside["step"], inside["value"], **_axes.thin(look))
-            mean = means[name, title]
-            if len(mean):
-                y = strip.place(mean, name)
-                _axes.draw(panel, mean.index.to_numpy(), y, look, label=name, zorder=3)
+        _lines.draw(panel, cells[title], looks, strip)
         strip.finish("locked (exactly 0)")
         panel.set_title(title)
     _axes.legend(axes, looks, own=ax is None)

@@ -1,0 +1,76 @@
+"""A thin line for every weight and a thick one for their mean, arm by arm."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from hcviz.plots import _axes
+from hcviz.plots._strip import Strip
+from hcviz.plots.theme import Arm
+
+Arms = dict[str, pd.DataFrame]
+
+
+def by_arm(rows: pd.DataFrame, hue: str, names: Iterable[str]) -> Arms:
+    """Return the rows of each arm."""
+    return {name: rows[rows[hue].astype(str) == name] for name in names}
+
+
+def reach(panels: Iterable[Arms], x: str = "step") -> dict[str, np.ndarray]:
+    """Return every arm's means in all panels, which a strip for zeros must have room for."""
+    found: dict[str, list] = {}
+    for arms in panels:
+        for name, rows in arms.items():
+            found.setdefault(name, []).append(_mean(rows, x))
+    return {name: np.concatenate(means) for name, means in found.items()}
+
+
+def draw(
+    ax: Axes,
+    arms: Arms,
+    looks: Mapping[str, Arm],
+    strip: Strip | None = None,
+    *,
+    x: str = "step",
+    most: float = np.inf,
+    turns: int = 0,
+) -> None:
+    """Draw every arm: over steps a thin line for each of its weights, and their mean.
+
+    Args:
+        ax: The axes.
+        arms: The rows of each arm.
+        looks: Name -> look.
+        strip: Where the means that are zero go; thin lines end above it, so that they do not
+            thicken their arm's lane.
+        x: ``step``, or ``layer`` for the means alone.
+        most: More lines than these are a shade, in which the middle nine in ten lie.
+        turns: How many arms take turns with their markers, so that equal lines do not hide each
+            other.
+    """
+    for number, (name, look) in enumerate(looks.items()):
+        rows, mean = arms[name], _mean(arms[name], x)
+        if mean.empty:
+            continue
+        keys = ["weight", *(key for key in ("row", "col") if key in rows)]
+        lines = rows.groupby(keys, dropna=False) if x == "step" else ()
+        if len(lines) > most:
+            steps = rows.groupby("step")["value"]
+            low, high = steps.quantile(0.05), steps.quantile(0.95)
+            ax.fill_between(low.index, low, high, color=look.color, alpha=0.2, linewidth=0)
+        for _, line in lines if 1 < len(lines) <= most else ():
+            shown = line[line["value"] > strip.floor] if strip else line
+            if len(shown):
+                shown = shown.sort_values("step")
+                ax.plot(shown["step"], shown["value"], color=look.color, linewidth=0.5, alpha=0.45,
+                        label="_thin")  # fmt: skip
+        y = strip.place(mean, name) if strip else mean.to_numpy(float)
+        marks = (number % turns, turns) if 0 < turns < len(mean) else 1
+        marked = {"markevery": marks} if turns else {}
+        _axes.draw(ax, mean.index.to_numpy(), y, look, label=name, zorder=3, **marked)
+
+
+def _mean(rows: pd.DataFrame, x: str) -> pd.Series:
+    return _axes.means(rows, x)["mean"]
