@@ -6,7 +6,7 @@ from fractions import Fraction
 from numbers import Real
 from typing import Any
 
-from hcviz.architecture.widths import EXPERT_FIELDS, FFN_FIELDS, resized, widths
+from hcviz.architecture.widths import FFN_FIELDS, axis_of, resized, widths
 from hcviz.errors import CloneError
 
 
@@ -29,7 +29,7 @@ def factor_of(name: str, value: Real | str | None, default=None) -> int | Fracti
             f"{name}={value!r}: a factor is a number of at least 1, such as 2, 3 or 1.5. "
             "A clone is wider than its source; hcviz.declone goes back."
         )
-    return int(number) if number.denominator == 1 else number
+    return _tidy(number)
 
 
 def parse_factors(written: Mapping[str, int | str]) -> dict[str, int | Fraction]:
@@ -103,6 +103,7 @@ def resolve_factors(
     size = widths(config)
     hidden = factor_of("hidden", hidden)
     ffn = factor_of("ffn", ffn, hidden)
+    expert_ffn = factor_of("expert_ffn", expert_ffn, ffn)
     head_dim = factor_of("head_dim", head_dim, 1)
     if not isinstance(head_dim, int):
         raise CloneError(f"head_dim={head_dim}: heads grow by whole numbers. Use head_dim=2.")
@@ -110,15 +111,18 @@ def resolve_factors(
     single = size.kv_heads == 1 < size.heads
     kv_heads = factor_of("kv_heads", kv_heads, 1 if single else heads)
     group = _tidy(Fraction(heads) / kv_heads)
-    if max(hidden, ffn, heads, head_dim, factor_of("expert_ffn", expert_ffn, 1)) == 1:
+    if max(hidden, ffn, heads, head_dim, expert_ffn) == 1:
         raise CloneError(
             "Every factor is 1, so nothing grows. Give hidden, ffn, heads or head_dim above 1."
         )
-    units = {"hidden": size.hidden, "heads": size.heads, "kv_heads": size.kv_heads, **size.ffn}
-    factors = {"hidden": hidden, "heads": heads, "kv_heads": kv_heads}
-    factors |= {f: expert_ffn or ffn if f in EXPERT_FIELDS else ffn for f in size.ffn}
-    for name, count in units.items():
-        _check_whole(name, count, factor_of(name, factors[name]), wide=wide)
+    grown = {"ffn": ffn, "expert_ffn": expert_ffn}
+    for name, count, factor in (
+        ("hidden", size.hidden, hidden),
+        ("heads", size.heads, heads),
+        ("kv_heads", size.kv_heads, kv_heads),
+        *((field, count, grown[axis_of(field)]) for field, count in size.ffn.items()),
+    ):
+        _check_whole(name, count, factor, wide=wide)
     if wide:
         _check_whole("query heads of a key/value head", size.group, group, wide=True)
     elif (size.group * Fraction(group)).denominator != 1 or group < 1:
@@ -127,15 +131,8 @@ def resolve_factors(
             f"{size.kv_heads * kv_heads} key/value heads, and every key/value head must serve a "
             f"whole group, of {size.group} now. Leave kv_heads out, or choose another."
         )
-    expert_ffn = factor_of("expert_ffn", expert_ffn, ffn)
-    return {
-        "hidden": hidden,
-        "ffn": ffn,
-        "expert_ffn": expert_ffn,
-        "kv_heads": kv_heads,
-        "group": group,
-        "head_dim": head_dim,
-    }
+    rest = {"kv_heads": kv_heads, "group": group, "head_dim": head_dim}
+    return {"hidden": hidden, **grown, **rest}
 
 
 def _tidy(number: Fraction) -> int | Fraction:
@@ -166,7 +163,7 @@ WIDTH_FIELDS = {
     "num_attention_heads": "heads",
     "num_key_value_heads": "kv_heads",
     "head_dim": "head_dim",
-    **{field: "expert_ffn" if field in EXPERT_FIELDS else "ffn" for field in FFN_FIELDS},
+    **{field: axis_of(field) for field in FFN_FIELDS},
 }
 """Configuration fields that a clone can change, and the factor that changes each."""
 FREE = re.compile(

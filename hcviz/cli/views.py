@@ -5,7 +5,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from hcviz.cli.common import Model, Runs, typed_command
+from hcviz.cli.common import Model, Runs, setting, typed_command
 from hcviz.errors import HcvizError
 from hcviz.io.files import fresh_file
 
@@ -98,7 +98,10 @@ def diff(
 
     if out is not None:
         _check_ending(out)
-    frame = hcviz.diff(a, b, factors=_factors(factors) if factors else None)
+    asked = setting(factors)
+    if isinstance(asked, str):
+        raise HcvizError(f"--factors {asked}: write it like hidden=2,ffn=2.")
+    frame = hcviz.diff(a, b, factors=asked)
     shown = frame.sort_values("moved", ascending=False, kind="stable").head(top)
     print(shown.drop(columns="layer").to_string(
         index=False, float_format="{:.3g}".format, na_rep="", justify="left"
@@ -107,15 +110,6 @@ def diff(
     if out is not None:
         _write(frame, out)
     return 0
-
-
-def _factors(text: str) -> dict[str, str]:
-    """Read factors like hidden=2,ffn=3."""
-    try:
-        found = (part.split("=") for part in text.split(","))
-        return {axis.strip(): value.strip() for axis, value in found}
-    except ValueError as error:
-        raise HcvizError(f"--factors {text}: write it like hidden=2,ffn=2.") from error
 
 
 def _check_ending(out: Path) -> None:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from hcviz.errors import HcvizError
 from hcviz.io.process import quiet
-from hcviz.widening.twin import TrueFloat64, loop_over_experts
+from hcviz.widening.twin import TrueFloat64, loop_over_experts, relative_error
 
 ROUNDINGS = 64
 """Roundings of the dtype that may add up along the depth of a model: float32 is allowed 64 epsilon
@@ -125,7 +125,7 @@ def verify(
         dtype = str(clone.dtype).removeprefix("torch.")
         scale = scale_ratio(a, b)
         checks = [
-            Check(f"relative logit error, {dtype}", relative(a, b), tolerance),
+            Check(f"relative logit error, {dtype}", relative_error(a, b), tolerance),
             Check("logit scale off by", abs(scale - 1), tolerance),
             Check("KL(source || clone), nats", kl(a, b), max(tolerance, 1e-6)),
             Check("top-1 agreement where decided", top1(a, b, tolerance), 1.0, at_least=True),
@@ -140,24 +140,18 @@ def verify(
         checks.append(Check("with left padding", _padded(source, clone, ids), tolerance))
         if reload:
             checks.append(
-                Check("after save and reload", relative(a, _reloaded(clone, ids)), tolerance)
+                Check("after save and reload", relative_error(a, _reloaded(clone, ids)), tolerance)
             )
     finally:
         for module, mode in modes:
             module.training = mode
-    return Report(tuple(checks), relative(a, b), scale)
+    return Report(tuple(checks), relative_error(a, b), scale)
 
 
 def tolerance_of(model: PreTrainedModel) -> float:
     """Return the relative logit error that a dtype explains: 64 epsilon, for half types 8."""
     epsilon = torch.finfo(model.dtype).eps
     return epsilon * (8 if epsilon > 1e-4 else ROUNDINGS)
-
-
-def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Return ``max |a - b| / max |a|``, infinite when it is not a number."""
-    error = ((a - b).abs().max() / a.abs().max()).item()
-    return error if error == error else float("inf")
 
 
 def scale_ratio(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -231,7 +225,7 @@ def _in_float64(source, clone, ids) -> float:
                 tensor.data = tensor.data.to(dtypes[name])
             if experts:
                 model.set_experts_implementation(experts)
-    return relative(*logits)
+    return relative_error(*logits)
 
 
 def _cache_of(model) -> str | None:
@@ -254,7 +248,7 @@ def _cached(source, clone, ids, name: str) -> float:
             caches[k] = out[name]
             logits[k].append(out.logits.double())
         text = torch.cat([text, out.logits[:, -1:].argmax(-1)], 1)
-    return relative(*(torch.cat(steps, 1) for steps in logits))
+    return relative_error(*(torch.cat(steps, 1) for steps in logits))
 
 
 def _padded(source, clone, ids) -> float:
@@ -263,7 +257,7 @@ def _padded(source, clone, ids) -> float:
     for row in range(len(ids)):
         mask[row, : 1 + row % 3] = 0
     a, b = (_logits(model, ids, attention_mask=mask)[mask.bool()] for model in (source, clone))
-    return relative(a, b)
+    return relative_error(a, b)
 
 
 def _reloaded(clone, ids) -> torch.Tensor:

@@ -24,6 +24,16 @@ def natural(name: str | float) -> list[tuple[float, str]]:
     return [(int(word), "") if odd % 2 else (-1, word) for odd, word in enumerate(words)]
 
 
+def layer_of(name: str) -> int | None:
+    """Return the layer that the name of a tensor or module tells.
+
+    Example:
+        >>> layer_of("model.layers.3.mlp.up_proj.weight"), layer_of("lm_head.weight")
+        (3, None)
+    """
+    return next((int(word) for word in name.split(".") if word.isdigit()), None)
+
+
 def data_folder() -> Path:
     """Return the folder of the shipped data: ``$HCVIZ_DATA``, in a wheel, or beside the package.
 

@@ -12,10 +12,10 @@ from tqdm.auto import tqdm
 
 from hcviz.architecture.axes import Dim, Segment, TensorAxes
 from hcviz.errors import CloneError, HcvizError
-from hcviz.io.files import natural
+from hcviz.io.files import layer_of, natural
 from hcviz.metrics._models import measure_models
 from hcviz.metrics._reading import TensorReader
-from hcviz.metrics._registry import Entry, Row, layer_of
+from hcviz.metrics._registry import Entry, Row
 from hcviz.metrics._subjects import resolve, update_of
 from hcviz.runs.rows import Cache, as_rows, table
 from hcviz.runs.run import Run

@@ -8,10 +8,10 @@ import torch
 
 from hcviz.cloning.declone import declone
 from hcviz.errors import HcvizError
-from hcviz.io.files import natural
+from hcviz.io.files import layer_of, natural
 from hcviz.io.sources import load, tokenizer_for
 from hcviz.metrics._reading import code_mark, is_ours
-from hcviz.metrics._registry import METRICS, Row, layer_of
+from hcviz.metrics._registry import METRICS, Row
 from hcviz.runs.rows import Cache, fingerprint
 from hcviz.runs.run import Run
 from hcviz.text.corpus import pack, split_documents

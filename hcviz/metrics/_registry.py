@@ -63,11 +63,6 @@ def exact_pieces(weight: torch.Tensor, axes: TensorAxes, factors) -> Iterator[Bl
     return pieces(weight.double(), axes, factors)
 
 
-def layer_of(name: str) -> int | None:
-    """Return the layer that the name of a tensor or module tells."""
-    return next((int(word) for word in name.split(".") if word.isdigit()), None)
-
-
 def is_table(axes: TensorAxes) -> bool:
     """Tell whether a weight is looked up by index (an embedding): nothing in it reads copies."""
     return len(axes) == 2 and axes[0].role == "read" and not axes[0].segments[0].axes()

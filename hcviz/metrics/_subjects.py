@@ -7,6 +7,7 @@ import torch
 
 from hcviz.errors import HcvizError
 from hcviz.io.checkpoint import file_stamp
+from hcviz.io.sources import config_of
 from hcviz.metrics._registry import METRICS, Entry
 from hcviz.runs.run import Run
 
@@ -76,14 +77,14 @@ def update_of(weight: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor
 @functools.lru_cache(maxsize=16)  # mapped, not read
 def _moments(folder: Path, mark: tuple) -> dict[str, dict[str, torch.Tensor]]:
     """Read a checkpoint's ``optimizer.pt``, as the Trainer orders it: decayed weights first."""
-    from transformers import AutoConfig, AutoModelForCausalLM, Trainer
+    from transformers import AutoModelForCausalLM, Trainer
 
     from hcviz.architecture.infer import meta_model
 
     if not (folder / "optimizer.pt").is_file():
         return {}
     state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True, mmap=True)
-    config = AutoConfig.from_pretrained(folder)
+    config = config_of(folder)
     model = meta_model(config, AutoModelForCausalLM._model_mapping[type(config)])
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     decayed = shapes.keys() & set(Trainer.get_decay_parameter_names(None, model))

@@ -17,6 +17,7 @@ from hcviz.architecture.infer import meta_model, tensors
 from hcviz.architecture.widths import widths
 from hcviz.cloning.clone import decide
 from hcviz.errors import HcvizError
+from hcviz.io.files import layer_of
 from hcviz.io.sources import place_of
 from hcviz.metrics import axes_of, known_layout
 from hcviz.runs.run import Run
@@ -91,9 +92,8 @@ def diff(a: Any, b: Any, *, factors: Mapping[str, Any] | None = None) -> pd.Data
                 f"{name} is {tuple(old.shape)} in the one (widened by {found}) and "
                 f"{tuple(new.shape)} in the other. Pass factors=..., as the clone was made."
             )
-        layer = next((int(word) for word in name.split(".") if word.isdigit()), None)
         for row in _split(new - old, old, axes_of(axes, name, new), found):
-            rows.append({"tensor": name, "layer": layer, **row})
+            rows.append({"tensor": name, "layer": layer_of(name), **row})
     return pd.DataFrame(rows, columns=COLUMNS).astype({"layer": "Int64"})
 
 

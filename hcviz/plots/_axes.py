@@ -88,7 +88,7 @@ def draw(ax: Axes, x: Any, y: Any, look: Arm, **options: Any) -> Line2D:
     return ax.plot(x, y, **(_line(look) | {"markevery": every} | options))[0]
 
 
-def step_axis(ax: Axes, steps: Iterable[int], label: str = "training step") -> None:
+def step_axis(ax: Axes, steps: Iterable[int]) -> None:
     """Make x logarithmic in the step, with room for step 0."""
     last = max(int(max(steps)), 1)
     ax.set_xscale("symlog", linthresh=1, linscale=0.35)
@@ -100,7 +100,7 @@ def step_axis(ax: Axes, steps: Iterable[int], label: str = "training step") -> N
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     ax.set_xlim(-0.12, last * 1.12)
-    ax.set_xlabel(label)
+    ax.set_xlabel("training step")
 
 
 def legend(

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from hcviz.errors import HcvizError
+from hcviz.io.files import layer_of
 
 _KINDS = (
     # gate_up_proj and query_key_value are fused: the part says which of their rows are meant.
@@ -128,7 +129,7 @@ def short(weight: str) -> str:
     """
     tensor, _, part = weight.partition(":")
     words = tensor.removesuffix(".weight").split(".")
-    layer = next((word for word in words if word.isdigit()), None)
+    layer = layer_of(tensor)
     what = kind(tensor, part)
     if what == "other" or re.fullmatch("[qkv]_(proj|lin)", words[-1]):
         what = words[-1]

@@ -250,12 +250,11 @@ class Run:
     @property
     def config(self) -> Any:
         """The configuration of the model."""
-        from transformers import AutoConfig
 
         def read() -> Any:
             step = next((step for step in self.steps if self._is_here(step)), self.steps[0])
             path = None if self._is_here(step) else self._file(step, "config.json")
-            return AutoConfig.from_pretrained(path.parent if path else self._folder(step))
+            return config_of(path.parent if path else self._folder(step))
 
         return self._once("config", read)
 

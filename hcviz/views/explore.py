@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from hcviz.errors import HcvizError
+from hcviz.io.files import layer_of
 from hcviz.runs.run import Run
 from hcviz.views.canvas import Canvas, corners, look_again, steps_of
 
@@ -100,12 +101,12 @@ class View(widgets.VBox):
     def _choose_arms(self) -> None:
         """Offer the layers of the arms, keeping what was chosen where they have it."""
         look_again(self.shown)
-        self._offer(self.layer, dict.fromkeys(layer_of(name) for name in self.names))
+        self._offer(self.layer, dict.fromkeys(label_of(name) for name in self.names))
         self._choose_layer()
 
     def _choose_layer(self) -> None:
         """Offer the tensors of the layer, the one of the same kind first chosen."""
-        here = {name: tail(name) for name in self.names if layer_of(name) == self.layer.value}
+        here = {name: tail(name) for name in self.names if label_of(name) == self.layer.value}
         kind = tail(self.tensor.value or "")
         same = next((name for name, short in here.items() if short == kind), None)
         self._offer(self.tensor, here, same)
@@ -155,14 +156,15 @@ def encode(image: Image.Image, kind: str = "png", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def layer_of(name: str) -> str:
+def label_of(name: str) -> str:
     """Return the layer that a tensor's name tells, as a label."""
-    return next((word for word in name.split(".") if word.isdigit()), "none")
+    layer = layer_of(name)
+    return "none" if layer is None else str(layer)
 
 
 def tail(name: str) -> str:
     """Return what a tensor is called inside its layer."""
-    head, number, rest = name.partition(f".{layer_of(name)}.")
+    head, number, rest = name.partition(f".{label_of(name)}.")
     return (rest if number else head).removesuffix(".weight")
 
 

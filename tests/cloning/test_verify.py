@@ -7,7 +7,8 @@ from transformers import AutoModelForCausalLM, MixtralConfig
 
 import hcviz
 from hcviz.cloning import verify as verifying
-from hcviz.cloning.verify import Check, kl, relative, scale_ratio, top1
+from hcviz.cloning.verify import Check, kl, scale_ratio, top1
+from hcviz.widening.twin import relative_error
 
 CACHE, PADDING = "greedy generation with KV cache", "with left padding"
 
@@ -201,7 +202,7 @@ def test_own_ids_and_short_positions():
 
 def test_numbers_by_hand():
     a = torch.tensor([[1.0, -1.0, 3.0]], dtype=torch.float64)
-    assert relative(a, a * 0.5) == 0.5
+    assert relative_error(a, a * 0.5) == 0.5
     assert scale_ratio(a, a * 0.5 + 7) == pytest.approx(0.5)  # a shift of all logits is no scale
     assert kl(a, a + 2) == pytest.approx(0, abs=1e-12)
     assert kl(a, a.flip(-1)) > 0
