@@ -45,12 +45,15 @@ _ZAMBA = Family(
     multiple="mamba_expand", streams=2, grows_with_hidden=("attention_hidden_size",), stuck=_STAYS
 )
 _GEMMA = Family(embed_power=0.5, norm_offset=1.0)
+_OFFSET = Family(norm_offset=1.0)
 FAMILIES = {
     "gemma": _GEMMA,
     "gemma2": _GEMMA,
     "gemma3_text": _GEMMA,
     "vaultgemma": _GEMMA,
     "minicpm3": Family(grows_with_hidden=("dim_model_base",)),
+    "minimax_m3_vl_text": _OFFSET,
+    "nemotron": _OFFSET,
     "opt": Family(follows_hidden=("word_embed_proj_dim",)),
     "bloom": _ALIBI,
     "mpt": _ALIBI,
@@ -73,6 +76,9 @@ FAMILIES = {
         stuck_if="alibi",
     ),
     "rwkv": Family(follows_hidden=("attention_hidden_size",)),
+    "qwen3_5_moe_text": _OFFSET,
+    "qwen3_5_text": _OFFSET,
+    "qwen3_next": _OFFSET,
     "roformer": Family(follows_hidden=("embedding_size",)),
 }
 

@@ -38,11 +38,12 @@ def copies(model: PreTrainedModel) -> dict[str, Copies]:
     """
     recipe = recipe_of(model)
     family = family_of(model.config)
-    if family.embed_power or family.norm_offset or recipe.get("fusing", {}).get("embed_power"):
+    folded = family.norm_offset and ties(model)  # into a final gain that decays to one, not to zero
+    if family.embed_power or folded or recipe.get("fusing", {}).get("embed_power"):
         raise HcvizError(
-            f"{type(model).__name__} multiplies its embeddings by a constant of its width, or adds "
-            "one to its gains; weight decay then acts otherwise on a clone. Lockstep does not "
-            "cover it; choose a family without (Llama, GPT-NeoX, OPT, OLMo, Qwen, Phi)."
+            f"{type(model).__name__} multiplies its embeddings by a constant of its width, or is "
+            "tied and adds one to its gains; weight decay then acts otherwise on a clone. Lockstep "
+            "does not cover it; choose a family without (Llama, GPT-NeoX, OPT, OLMo, Qwen, Phi)."
         )
     factors = parse_factors(recipe["factors"])
     if factors["head_dim"] > 1 or any(not isinstance(n, int) for n in factors.values()):

@@ -178,8 +178,8 @@ def _flag_rows(usual) -> Iterator[dict]:
     """Try the flags of one type; ``usual`` is its row of the census."""
     with silent():
         config, model_class = usual_config(usual.type)
-        if config.model_type != usual.type:  # the type of that name has the flags
-            return
+        if config.model_type != usual.type and config.model_type in model_types():
+            return  # the type of that name has the flags
         tiny = faithful(config, model_class)
         plain = _fingerprint(tiny, model_class)
         for field, value in flags_of(config, model_class):
@@ -324,4 +324,6 @@ def usual_config(kind: str, changes: Mapping[str, bool | str] | None = None):
     model_class = AutoModelForCausalLM._model_mapping[type(config)]
     if model_class.config_class is config.sub_configs.get("text_config"):
         config = config.get_text_config()
+        for name, value in changes.items():
+            write(config, name, value)
     return config, model_class

@@ -29,6 +29,23 @@ CASES = {
         {"hidden": 2},
         "",
     ),
+    "Qwen3.5 0.8B": (
+        "qwen3_5_text",
+        {
+            "num_hidden_layers": 2,
+            "layer_types": ["linear_attention", "full_attention"],
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "intermediate_size": 40,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "tie_word_embeddings": True,
+        },
+        {"hidden": 2},
+        "",
+    ),
     "StableLM 2 12B": (
         "stablelm",
         {"num_hidden_layers": 2, "num_key_value_heads": 2, "qk_layernorm": True},
