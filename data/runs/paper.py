@@ -28,8 +28,7 @@ import hcviz
 from hcviz.text.corpus import Corpus, load_corpus
 from hcviz.errors import HcvizError
 from hcviz.io.files import write_text
-from hcviz.training.snapshots import Keeping
-from hcviz.training.trainer import drop_resume_files
+from hcviz.training.snapshots import Keeping, drop_resume_files
 
 STEPS, SEEDS = 2400, range(3)
 RATES, START = [5e-4, 1e-3, 2e-3, 4e-3, 8e-3], 2e-3

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hcviz.errors import HcvizError
-from hcviz.io.sources import END_OF_TEXT
 from hcviz.text.grammar import ENGLISH
 
+END_OF_TEXT = "<|endoftext|>"
 HUB_BYTES = 16_000_000
 """How much text is read from a dataset of the hub, from its start."""
 GRAMMAR_TEXTS = 10_000

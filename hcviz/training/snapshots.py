@@ -1,6 +1,9 @@
-"""What a run keeps of its snapshots: chosen tensors, in a dtype, within a budget of the disk."""
+"""What a run keeps of its snapshots: of the newest all that a resume needs, of others a part."""
 
+import hashlib
+import json
 import re
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +15,17 @@ from safetensors.torch import save_file
 
 from hcviz.errors import HcvizError
 from hcviz.io.checkpoint import KEPT, Stored, weight_files
-from hcviz.io.files import fresh_file, open_to_readers
+from hcviz.io.files import fresh_file, open_to_readers, write_text
 from hcviz.training.schedule import snapshot_steps
 
+SEAL = "resume.json"
+"""In a checkpoint: the SHA-256 of every file that a resume reads. It is written last."""
+OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")
+"""One process, FSDP whole, FSDP in shards, DeepSpeed."""
+RESUME_FILES = (
+    *(SEAL, *OPTIMIZER_FILES, "scheduler.pt", "scaler.pt", "rng_state*.pth"),
+    "pytorch_model_fsdp*",  # the weights once more, as FSDP reads them
+)
 UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 
@@ -127,3 +138,66 @@ def _bytes(budget: str | int | None) -> float | None:
     if not found:
         raise HcvizError(f"disk_budget={budget!r} is no size. Write it like 500MB or 2GB.")
     return float(found[1]) * UNITS[found[2]]
+
+
+def seal(folder: Path) -> None:
+    """List what a resume reads of a checkpoint; one without an optimizer cannot be resumed."""
+    if any(next(folder.glob(pattern), None) for pattern in OPTIMIZER_FILES):
+        write_text(folder / SEAL, json.dumps(_hashes(folder), indent=2) + "\n")
+
+
+def newest_whole(out: Path) -> tuple[Path | None, str | None]:
+    """Find the newest checkpoint from which training goes on as if it had never stopped.
+
+    Returns:
+        The checkpoint, or None; and what is wrong with a newer one, if there is one.
+    """
+    steps = (path.name.removeprefix("checkpoint-") for path in out.glob("checkpoint-*"))
+    wrong = None
+    for step in sorted({int(step) for step in steps if step.isdigit()} - {0}, reverse=True):
+        folder = out / f"checkpoint-{step}"
+        fault = _fault(folder)
+        if fault is None:
+            return folder, wrong
+        wrong = wrong or f"{folder.name} {fault}"
+    return None, wrong
+
+
+def processes_of(folder: Path) -> int:
+    """Return by how many processes a checkpoint was saved: each keeps its random generators."""
+    return len(list(folder.glob("rng_state*.pth")))
+
+
+def drop_resume_files(folder: Path) -> None:
+    """Remove the optimizer's, scheduler's and generators' states from a checkpoint."""
+    for pattern in RESUME_FILES:
+        for path in folder.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _fault(folder: Path) -> str | None:
+    """Say why a checkpoint cannot be resumed exactly; None if it can."""
+    try:
+        listed = dict(json.loads((folder / SEAL).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return f"was not saved to the end (it has no {SEAL})"
+    there = _hashes(folder)
+    for name in sorted(listed.keys() | there.keys()):
+        if listed.get(name) != there.get(name):
+            changed = "has changed" if name in listed else "came in"
+            return f"is not as it was saved: {name} {changed if name in there else 'is gone'}"
+    return None
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of weights and states, by its path in the folder."""
+    tops = {
+        top for one in (*RESUME_FILES, "trainer_state.json", "*model*") for top in folder.glob(one)
+    }
+    paths = {path for top in tops for path in (top, *top.rglob("*")) if path.is_file()}
+    found = {}
+    for path in sorted(paths - {folder / SEAL}):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+        found[path.relative_to(folder).as_posix()] = digest.hexdigest()
+    return found

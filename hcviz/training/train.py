@@ -12,6 +12,7 @@ import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from hcviz.cloning.lockstep import Pace, paces
+from hcviz.errors import HcvizError
 from hcviz.io.parameters import takes
 from hcviz.io.process import quiet, surroundings
 from hcviz.io.sources import load, tokenizer_for
@@ -22,8 +23,8 @@ from hcviz.training.live import MetricsCallback
 from hcviz.training.record import prepare_folder, read_info, status_kept, weights_hash
 from hcviz.training.request import TrainRequest, check_fit, hold_weights, trainer_arguments
 from hcviz.training.schedule import BlockOrder
-from hcviz.training.snapshots import Keeping, Plan, plan
-from hcviz.training.trainer import Bar, Snapshots, SnapshotTrainer, whole_checkpoints
+from hcviz.training.snapshots import Keeping, Plan, newest_whole, plan, processes_of
+from hcviz.training.trainer import Bar, Snapshots, SnapshotTrainer
 
 
 @takes(TrainRequest)
@@ -152,7 +153,7 @@ def _run(
 ) -> None:
     """Train from the newest whole checkpoint, or from the start, and keep ``run.json`` true."""
     out, request = Path(arguments.output_dir), record["request"]
-    begin = next(whole_checkpoints(out), None)
+    begin = _begin(out, arguments, record["label"], told=callbacks[0].progress)
     arguments.eval_on_start = begin is None
     snapshots = Snapshots(
         request["snapshots"],
@@ -182,3 +183,22 @@ def _run(
             if isinstance(one, MetricsCallback):
                 record["metrics_overhead"] = round(one.overhead, 5)
     trainer.accelerator.wait_for_everyone()
+
+
+def _begin(out: Path, arguments: TrainingArguments, label: str, *, told: bool) -> Path | None:
+    """Return the checkpoint to go on from, and say which; None to train from the start.
+
+    Raises:
+        HcvizError: If it was saved by another number of processes.
+    """
+    begin, wrong = newest_whole(out)
+    saved, now = begin and processes_of(begin), arguments.world_size
+    if begin and saved != now:
+        raise HcvizError(
+            f"{begin} was saved by {saved} processes, and going on with {now} would end in other "
+            f"weights. Start as many as before, or train again with --overwrite."
+        )
+    if arguments.process_index == 0 and (wrong or (begin and told)):
+        passed = f"; {wrong}" if wrong else ""
+        print(f"{label}: goes on from {begin.name if begin else 'step 0'}{passed}", file=sys.stderr)
+    return begin

@@ -1,11 +1,9 @@
 """What hcviz adds to `transformers.Trainer`: snapshots, a guard against NaN, one progress bar."""
 
-import json
 import math
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +18,7 @@ from hcviz.errors import HcvizError
 from hcviz.io.checkpoint import weight_files
 from hcviz.io.files import open_to_readers
 from hcviz.training.schedule import SCHEDULES
-from hcviz.training.snapshots import Keeping
-
-OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")
-"""One process, FSDP whole, FSDP in shards, DeepSpeed."""
-RESUME_FILES = (
-    *(*OPTIMIZER_FILES, "scheduler.pt", "scaler.pt", "rng_state*.pth"),
-    "pytorch_model_fsdp*",  # the weights once more, as FSDP reads them
-)
+from hcviz.training.snapshots import Keeping, drop_resume_files, seal
 
 
 class SnapshotTrainer(Trainer):
@@ -174,6 +165,8 @@ class Snapshots(TrainerCallback):
             folder = Path(args.output_dir, "checkpoint-0")
             self.trainer.save_model(str(folder), _internal_call=True)
             self._finish(state, folder)
+        else:
+            self._thin_out(state, Path(args.output_dir, f"checkpoint-{state.global_step}"))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Ask the Trainer to save and evaluate here, or not."""
@@ -192,18 +185,27 @@ class Snapshots(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Finish the new checkpoint and thin out the older ones."""
         newest = Path(args.output_dir, f"checkpoint-{state.global_step}")
+        self.trainer.accelerator.wait_for_everyone()  # each process has saved its generators
         self._finish(state, newest)
+        self._thin_out(state, newest)
+
+    def _finish(self, state: Any, folder: Path) -> None:
+        """Write what the Trainer leaves out; last of all, for a resume, the list of what is there.
+
+        Until then the checkpoint before is whole, and the one that a run goes on from.
+        """
         if state.is_world_process_zero:
-            for folder in Path(args.output_dir).glob("checkpoint-*"):
+            self.tokenizer.save_pretrained(folder)
+            open_to_readers(folder)
+            seal(folder)
+
+    def _thin_out(self, state: Any, newest: Path) -> None:
+        if state.is_world_process_zero:
+            for folder in newest.parent.glob("checkpoint-*"):
                 if folder != newest:
                     drop_resume_files(folder)
                     if weight_files(folder):
                         self.keeping.thin(folder)
-
-    def _finish(self, state: Any, folder: Path) -> None:
-        if state.is_world_process_zero:
-            self.tokenizer.save_pretrained(folder)
-            open_to_readers(folder)
 
 
 class Bar(TrainerCallback):
@@ -258,27 +260,3 @@ def inner_parameters(model: Any) -> int:
     head = model.get_output_embeddings()
     tables |= {head.weight} if head is not None else set()
     return sum(p.numel() for p in model.parameters() if p not in tables)
-
-
-def drop_resume_files(folder: Path) -> None:
-    """Remove the optimizer's, scheduler's and generators' states from a checkpoint."""
-    for pattern in RESUME_FILES:
-        for path in folder.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def whole_checkpoints(out: Path) -> Iterator[Path]:
-    """Yield the checkpoints that training can resume from, newest first.
-
-    The Trainer writes ``trainer_state.json`` last, so a checkpoint with a readable one is whole.
-    """
-    folders = [
-        path for path in out.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()
-    ]
-    for folder in sorted(folders, key=lambda path: -int(path.name.removeprefix("checkpoint-"))):
-        try:
-            json.loads((folder / "trainer_state.json").read_text())
-        except (OSError, ValueError):
-            continue
-        if any(next(folder.glob(pattern), None) for pattern in OPTIMIZER_FILES):
-            yield folder
