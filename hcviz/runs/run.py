@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 
 from hcviz.errors import HcvizError
-from hcviz.io.checkpoint import Stored, damaged, file_stamp, stamp, weight_files
-from hcviz.io.places import Place, Revision, Where, find_places
+from hcviz.io.checkpoint import Stored, damaged, file_stamp
+from hcviz.io.places import Place, Where, find_places
 from hcviz.io.sources import config_of, local_folder
 from hcviz.runs.rows import read_live, table
+from hcviz.runs.snapshots import Snapshots
 
-LOG = "trainer_state.json"
 HISTORY = ["run", "step", "tokens", "split", "loss", "lr", "seconds", "flops", "seed"]
 
 
@@ -49,13 +49,12 @@ class Run:
         Without a folder the run is made of checkpoints that lie anywhere: ``path`` is None.
         """
         self.path = None if path is None else Path(path)
-        self._places, self._info = places, info
-        self._read: dict[int, Stored] = {}
+        self._info = info
         self._known: dict[str, Any] = {}
         self._marks: dict[Path, Any] = {}
-        self._fetched: dict[int, Path] = {}
         if places is None:
             self.path = local_folder(path, "Give the folder that hcviz train wrote (its --out).")
+        self._at = Snapshots(self.path, places)
         if not self.steps:
             raise HcvizError(
                 f"{self.path} holds no whole checkpoint (checkpoint-N/model.safetensors). "
@@ -106,12 +105,7 @@ class Run:
     @property
     def steps(self) -> list[int]:
         """The steps with a snapshot, in order; it may hold chosen tensors only."""
-        if self._places is not None:
-            return list(self._places)
-        names = (
-            folder.name.removeprefix("checkpoint-") for folder in self.path.glob("checkpoint-*")
-        )
-        return sorted(int(name) for name in names if name.isdigit() and self._has(int(name)))
+        return self._at.steps()
 
     @property
     def info(self) -> dict[str, Any]:
@@ -134,17 +128,12 @@ class Run:
         positions (empty in a run that does not log them); and the run's seed.
         """
         rows, seed = [], self.info.get("seed")
-        for row in self._log():
+        for row in self._at.log():
             for key, split in (("loss", "train"), ("eval_loss", "heldout")):
                 if key in row:
-                    values = (
-                        row["step"],
-                        row.get("tokens"),
-                        split,
-                        row[key],
-                        row.get("learning_rate"),
-                    )
-                    rows.append((self.name, *values, row.get("seconds"), row.get("flops"), seed))
+                    values = row["step"], row.get("tokens"), split, row[key]
+                    others = map(row.get, ("learning_rate", "seconds", "flops"))
+                    rows.append((self.name, *values, *others, seed))
         return pd.DataFrame(rows, columns=HISTORY)
 
     @property
@@ -156,9 +145,7 @@ class Run:
     @property
     def cache_folder(self) -> Path | None:
         """Where measurements are kept; None without a folder, or in a recording."""
-        if self.path is None:
-            return None
-        recording = (self.path.parent / "recorded.json").is_file()
+        recording = self.path and (self.path.parent / "recorded.json").is_file()
         return None if recording else self.path
 
     def names(self, step: int | None = None) -> list[str]:
@@ -192,12 +179,7 @@ class Run:
 
     def stored(self, step: int | None = None) -> Stored:
         """Return one snapshot's files, which know what they hold; the last by default."""
-        step = self._step(step)
-        folder = self._folder(step)
-        known = self._read.get(step)
-        if known is None or known.stamp != stamp(folder):
-            known = self._read[step] = Stored(folder)
-        return known
+        return self._at.stored(self._step(step))
 
     def blocks(self, name: str, step: int | None = None) -> Any:
         """Read one weight as a grid of source-shaped blocks: [n_written, n_read, rows, cols].
@@ -235,26 +217,26 @@ class Run:
 
     @property
     def _asked(self) -> dict[str, Any] | None:
-        return self._once("asked", self._ask)
-
-    def _ask(self) -> dict[str, Any] | None:
         from hcviz.architecture.factors import factors_between, read_factors
 
-        asked = self._info or {}
-        if asked.get("asked"):
-            return {"factors": read_factors(self.config, asked["asked"])}
-        if asked.get("source") is not None:
-            return {"factors": factors_between(config_of(asked["source"]), self.config)}
-        return getattr(self.config, "hcviz", None)
+        def ask() -> dict[str, Any] | None:
+            asked = self._info or {}
+            if asked.get("asked"):
+                return {"factors": read_factors(self.config, asked["asked"])}
+            if asked.get("source") is not None:
+                return {"factors": factors_between(config_of(asked["source"]), self.config)}
+            return getattr(self.config, "hcviz", None)
+
+        return self._once("asked", ask)
 
     @property
     def config(self) -> Any:
         """The configuration of the model."""
 
         def read() -> Any:
-            step = next((step for step in self.steps if self._is_here(step)), self.steps[0])
-            path = None if self._is_here(step) else self._file(step, "config.json")
-            return config_of(path.parent if path else self._folder(step))
+            step = next(filter(self._at.is_here, self.steps), self.steps[0])
+            path = None if self._at.is_here(step) else self._at.file(step, "config.json")
+            return config_of(path.parent if path else self._at.folder(step))
 
         return self._once("config", read)
 
@@ -277,7 +259,7 @@ class Run:
             self._known.clear()
         if not self._known:
             first = self.steps[0]  # what a revision of the hub holds never changes
-            paths = [] if self._is_revision(first) else [self._folder(first) / "config.json"]
+            paths = [] if self._at.is_revision(first) else [self._at.file(first, "config.json")]
             paths += [self.path / "run.json"] if self.path else []
             self._marks = {path: file_stamp(path) for path in paths}
         if what not in self._known:
@@ -297,71 +279,24 @@ class Run:
 
         stored = self.stored(step)
         if stored.kept is not None:
-            here = [step for step in self.steps if self._is_here(step)]
+            here = filter(self._at.is_here, self.steps)
             whole = [step for step in here if self.stored(step).kept is None]
             raise HcvizError(
                 f"Of step {self._step(step)} {self.name} keeps {len(stored.names())} tensors only "
                 f"(keep={stored.kept!r}), not a whole model. Whole are the steps "
                 f"{', '.join(map(str, whole)) or 'none'}; single tensors: run.tensor(name, step)."
             )
-        folder = stored.folder
+        options = {"use_safetensors": True}
         try:
             with quiet():
-                return AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True).eval()
+                return AutoModelForCausalLM.from_pretrained(stored.folder, **options).eval()
         except (SafetensorError, OSError, ValueError) as error:
-            raise damaged(folder, error) from error
-
-    def _folder(self, step: int) -> Path:
-        if self._places is None:
-            return self.path / f"checkpoint-{step}"
-        place = self._places[step]
-        if not isinstance(place, Revision):
-            return place
-        if step not in self._fetched:
-            self._fetched[step] = place.fetch()
-        return self._fetched[step]
-
-    def _is_revision(self, step: int) -> bool:
-        return isinstance((self._places or {}).get(step), Revision)
-
-    def _is_here(self, step: int) -> bool:
-        """Tell whether a snapshot is on this machine, so that looking at it downloads nothing."""
-        return step in self._fetched or not self._is_revision(step)
-
-    def _file(self, step: int, name: str) -> Path | None:
-        """Return one file of a snapshot; of a revision of the hub nothing else is downloaded."""
-        if self._is_revision(step):
-            return self._places[step].file(name)
-        return self._folder(step) / name
+            raise damaged(stored.folder, error) from error
 
     def _step(self, step: int | None) -> int:
         if step is None:
             return self.steps[-1]
-        if not self._has(step):
-            raise HcvizError(
-                f"{self.name} has no snapshot at step {step}; it has "
-                f"{', '.join(map(str, self.steps))}."
-            )
+        if step not in self._at:
+            there = ", ".join(map(str, self.steps))
+            raise HcvizError(f"{self.name} has no snapshot at step {step}; it has {there}.")
         return step
-
-    def _has(self, step: int) -> bool:
-        """Tell whether there is a snapshot of a step, without a look at the others."""
-        known = self._places
-        return bool(weight_files(self._folder(step))) if known is None else step in known
-
-    def _log(self) -> list[dict[str, Any]]:
-        """Return the Trainer's log, from the run's own state or the newest checkpoint's.
-
-        Of revisions of the hub the newest is asked, whose log is the longest, and no other.
-        """
-        *older, newest = self.steps
-        asked = [newest, *(step for step in reversed(older) if not self._is_revision(step))]
-        own = [self.path / LOG] if self.path else []
-        paths = [*own, *(self._file(step, LOG) for step in asked)]
-        logs = []
-        for path in filter(None, paths):
-            try:
-                logs.append(json.loads(path.read_text())["log_history"])
-            except (OSError, ValueError, KeyError):
-                continue
-        return max(logs, key=lambda log: log[-1]["step"] if log else -1, default=[])
