@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize, to_hex, to_rgb
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from matplotlib.transforms import ScaledTranslation, Transform
+from matplotlib.transforms import ScaledTranslation
 
 from hcviz.errors import HcvizError
 from hcviz.plots import theme
@@ -140,36 +140,19 @@ def end_labels(ax: Axes, ends: dict[str, tuple[float, float, str]], looks: dict[
         looks: Name -> look.
     """
     size = 0.95 * plt.rcParams["font.size"]
+    beside = ax.transAxes + ScaledTranslation(9 / 72, 0, ax.figure.dpi_scale_trans)
     names = sorted(ends, key=lambda name: ends[name][1])
     points = [ax.transData.transform(ends[name][:2]) for name in names]
     at = ax.transAxes.inverted().transform(points)
     inches = ax.get_window_extent().height / ax.figure.dpi
     heights = _apart(np.clip(at[:, 1], 0.0, 1.0), 1.22 * size / 72 / max(inches, 0.5))
     for name, (x, y), height in zip(names, at, heights, strict=True):
-        line = {
-            "arrowstyle": "-",
-            "color": looks[name].color,
-            "linewidth": 0.7,
-            "shrinkA": 0,
-            "shrinkB": 3,
-        }
+        line = {"arrowstyle": "-", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3}
         ax.annotate(
-            ends[name][2],
-            xy=(x, y),
-            xytext=(1.0, height),
-            xycoords="axes fraction",
-            textcoords=_beside(ax, 9),
-            va="center",
-            color=_readable(looks[name].color),
-            fontsize=size,
-            annotation_clip=False,
-            arrowprops=line,
-        )
-
-
-def _beside(ax: Axes, points: float) -> Transform:
-    """Return axes fractions, moved right by some points."""
-    return ax.transAxes + ScaledTranslation(points / 72, 0, ax.figure.dpi_scale_trans)
+            ends[name][2], xy=(x, y), xycoords="axes fraction", xytext=(1.0, height),
+            textcoords=beside, va="center", color=_readable(looks[name].color), fontsize=size,
+            annotation_clip=False, arrowprops=line | {"color": looks[name].color},
+        )  # fmt: skip
 
 
 def _apart(wanted: np.ndarray, gap: float) -> np.ndarray:

@@ -99,25 +99,15 @@ def pairs(
             panel.set_ylabel(names[i], fontweight="bold")
     _axes.colorbar(image, axes, "cosine of two blocks")
     many = rows["weight"].nunique()
-    what = (
-        _frames.short(rows["weight"].iloc[0])
-        if many == 1
-        else f"{kinds[0]}, mean of {many} weights"
-    )
-    arrows = few and any(ARROW in label for label in labels)
-    note = (
-        f"Block a{ARROW}b reads copy a of the input and writes copy b of the output."
-        if arrows
-        else ""
-    )
+    one = _frames.short(rows["weight"].iloc[0])
+    what = one if many == 1 else f"{kinds[0]}, mean of {many} weights"
+    note = ""
+    if few and any(ARROW in label for label in labels):
+        note = f"Block a{ARROW}b reads copy a of the input and writes copy b of the output."
     if baseline is not None:
         note += f" Unrelated blocks: within {baseline:.2g} of zero."
-    _axes.titles(
-        axes,
-        title or f"Which copies stay alike? {what[0].upper()}{what[1:]}",
-        note.strip(),
-        own=ax is None,
-    )
+    title = title or f"Which copies stay alike? {what[0].upper()}{what[1:]}"
+    _axes.titles(axes, title, note.strip(), own=ax is None)
     return grid
 
 
@@ -138,20 +128,9 @@ def _numbers(ax: Axes, values: np.ndarray, norm: Normalize, across: int) -> None
     for (row, col), value in np.ndenumerate(values):
         if np.isfinite(value):
             dark = theme.lightness(theme.diverging()(norm(value))[:3]) < 55
-            text = (
-                f"{value:.2f}"
-                if across <= 8 or value > 0.995
-                else f"{value:.2f}".replace("0.", ".")
-            )
-            text = (
-                "1" if abs(value - 1) < 1e-12 else text.replace("-.00", ".00").replace("-", MINUS)
-            )
-            ax.text(
-                col,
-                row,
-                text,
-                ha="center",
-                va="center",
-                fontsize=size,
-                color="white" if dark else "black",
-            )
+            text = f"{value:.2f}"
+            if across > 8 and value <= 0.995:
+                text = text.replace("0.", ".").replace("-.00", ".00")
+            text = "1" if abs(value - 1) < 1e-12 else text.replace("-", MINUS)
+            look = {"fontsize": size, "color": "white" if dark else "black"}
+            ax.text(col, row, text, ha="center", va="center", **look)

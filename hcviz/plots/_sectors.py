@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from hcviz.plots import _axes, _frames, theme
+from hcviz.plots._spectra import BEFORE
 from hcviz.plots._strip import Strip
 from hcviz.plots._symmetry import AXES, shares
 
@@ -123,11 +124,10 @@ def sector_spectra(
         strip = Strip(panel, reach, floor=floor)
         steps = sorted({step for a, step, _ in curves if a == arm})
         for (_, step, name), values in ((key, v) for key, v in curves.items() if key[0] == arm):
-            before = {"linewidth": 0.8, "alpha": 0.8, "marker": "", "zorder": 2}
-            options = before if step == steps[0] != steps[-1] else {"zorder": 3}
+            options = BEFORE if step == steps[0] != steps[-1] else {"zorder": 3}
             at, y = np.arange(len(values)) / len(values), strip.place(values, name)
             _axes.draw(panel, at, y, looks[name], label=f"{name}, step {step}", **options)
-        strip.finish(f"zero (under {floor:.0e})".replace("e-0", "e-"))
+        strip.finish()
         panel.set_xlim(-0.02, 1.02)
         panel.set_xlabel("index / size")
         panel.set_title(arm)

@@ -11,6 +11,7 @@ from hcviz.plots import _axes, _frames, theme
 from hcviz.plots._strip import Strip
 from hcviz.statistics import marchenko
 
+BEFORE = {"linewidth": 0.8, "alpha": 0.8, "marker": "", "zorder": 2}
 _DOTTED = (0, (1, 1.6))
 
 
@@ -81,8 +82,7 @@ def spectrum(
         for name, arm in arms.items():
             curves = _curves(arm[arm["weight"] == weight], steps)
             for side, (at, values, _, _) in curves.items():
-                before = {"linewidth": 0.8, "alpha": 0.8, "marker": "", "zorder": 2}
-                options = before if side == "before" else {"zorder": 3}
+                options = BEFORE if side == "before" else {"zorder": 3}
                 y = strip.place(values, name)
                 _axes.draw(panel, at, y, looks[name], label=f"{name}, {side}", **options)
                 if side == "before" and values[-1] <= floor:
@@ -93,7 +93,7 @@ def spectrum(
                 edge = here.set_index("axis")["value"]
                 y = marchenko.expected(len(at), edge["low"], edge["high"]) / top
                 panel.plot(at, y, color=theme.INK, linestyle=_DOTTED, label="_random", zorder=4)
-        strip.finish(f"zero (under {floor:.0e})".replace("e-0", "e-"), headroom=0.16)
+        strip.finish(headroom=0.16)
         next(line for line in panel.lines if line.get_label() == "_edge").set_linestyle((0, (5, 3)))
         if empty < 1.0:
             _mark_empty(panel, empty)

@@ -53,14 +53,15 @@ class Strip:
         values = np.asarray(values, dtype=float)
         return np.where(values <= self.floor, self.lanes.get(lane, self.edge), values)
 
-    def finish(self, text: str, *, headroom: float = 0.05) -> None:
+    def finish(self, text: str | None = None, *, headroom: float = 0.05) -> None:
         """Shade and name the strip, cut the spine above it, and label the decades.
 
         Args:
-            text: The strip's name.
+            text: The strip's name; None says what counts as zero.
             headroom: Empty room over ``top``, as a share of the decades.
         """
         ax, decades = self.ax, np.log10(self.top / self.edge)
+        text = text or f"zero (under {self.floor:.0e})".replace("e-0", "e-")
         bottom = self.edge * 10**-self.depth
         ax.set_yscale("log")
         ax.set_ylim(bottom, self.top * 10 ** (headroom * decades))

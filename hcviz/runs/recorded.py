@@ -105,11 +105,7 @@ def record(
         for run, name in zip(runs, names, strict=True):
             _keep(run, folder / name, tensors if run.is_clone else ())
         frame.to_parquet(folder / "metrics.parquet", index=False)
-        note = {
-            "arms": names,
-            "tensors": list(tensors),
-            "command": command,
-        }
+        note = {"arms": names, "tensors": list(tensors), "command": command}
         (folder / "recorded.json").write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
     return Recorded(out)
 

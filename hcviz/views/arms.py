@@ -168,8 +168,7 @@ def findings(runs: Sequence[Run], ledger: pd.DataFrame) -> list[str]:
         if (rows["value"] == 0).all():
             lines.append(
                 f"{run.name}: locked. After {run.steps[-1]} steps every copy in every weight is "
-                "still "
-                "bit-identical."
+                "still bit-identical."
             )
             continue
         moves = ", ".join(
@@ -189,9 +188,9 @@ def findings(runs: Sequence[Run], ledger: pd.DataFrame) -> list[str]:
     lines.append(f"Held-out loss at the end, nats per token: {listed}.")
     if start is not None:
         lines.append(
-            f"The source started at {start:.3f}: compare the clones with 'source', not only with"
+            f"The source started at {start:.3f}: compare the clones with 'source', not only with "
+            "a random start. One seed: differences of a hundredth are not a result."
         )
-        lines[-1] += " a random start. One seed: differences of a hundredth are not a result."
     return lines
 
 
