@@ -113,6 +113,7 @@ def decide(model: PreTrainedModel, request: CloneRequest) -> Plan:
 
 
 def _reads_copies(axes: dict[str, TensorAxes], factors: Factors) -> bool:
-    """Tell whether any weight reads a unit that has copies."""
+    """Tell whether any weight reads a unit that has copies; a padded residual stream has none."""
+    factors = {a: n for a, n in factors.items() if a != "hidden" or isinstance(n, int)}
     reads = (dim for dims in axes.values() for dim in dims if dim.role == "read")
     return any(segment.copies(factors) for dim in reads for segment in dim.segments)

@@ -1,4 +1,7 @@
-"""Bad input of clone(): an error that names the thing and the remedy, before anything is made."""
+"""Bad input of clone(): an error that names the thing and the remedy, before anything is made.
+
+Across the files that look at a part of the call: `clone`, `factors`, `widths`, `verify`.
+"""
 
 import models
 import numpy as np
@@ -17,7 +20,6 @@ from transformers import T5ForConditionalGeneration as T5
 import hcviz
 from hcviz.architecture.factors import resolve_factors
 from hcviz.architecture.widths import widths
-from hcviz.cloning.clone import _reads_copies
 from hcviz.errors import CloneError
 
 
@@ -110,10 +112,13 @@ def test_whole_numbers_of_other_types_are_factors():
     assert {type(factor) for factor in factors.values()} == {int}
 
 
-def test_noise_wants_something_that_is_read_twice():
-    axes = hcviz.layout(models.config("llama"))
-    assert _reads_copies(axes, {"ffn": 2})
-    assert not _reads_copies({"model.norm.weight": axes["model.norm.weight"]}, {"hidden": 2})
+@pytest.mark.parametrize("form", ["noisy-symmetric", "noisy-diagonal"])
+def test_noise_wants_something_that_is_read_twice(form):
+    """A padded residual stream has no copies: a noisy form would be a plain one, unnoticed."""
+    alone = {"hidden": 1.5, "ffn": 1, "heads": 1}
+    with pytest.raises(CloneError, match=f"expansion='{form}'.* no weight reads a copied unit"):
+        hcviz.clone(models.source("llama"), **alone, expansion=form)
+    hcviz.clone(models.source("llama"), **{**alone, "ffn": 2}, expansion=form)
 
 
 def test_a_model_without_weights_is_refused():
