@@ -5,7 +5,6 @@ import io
 import json
 import re
 
-import matplotlib.pyplot as plt
 import nbformat
 import pytest
 import scripts
@@ -25,6 +24,11 @@ from matplotlib import pyplot as plt
 def draw(k=2, name="b"):
     print(name, k * WIDE)
     plt.figure(figsize=(k, 1))""",
+    "said": """plt.figure()  # left open
+
+@interact(k=(1, 3))
+def say(k=2):
+    print(k)""",
     "view": "import hcviz\n\nhcviz.explore(hcviz.recorded('demo').runs)",
 }
 
@@ -62,7 +66,7 @@ def test_interact_is_baked_in_at_every_setting(page):
 
 
 def test_explore_is_baked_in_at_every_step(page):
-    frames = baked(page)[1]
+    frames = baked(page)[2]
     assert set(frames) == {f"0-{step}" for step in range(12)}
     pictures = {frame["image"] for frame in frames.values()}
     assert len(pictures) == 12
@@ -73,7 +77,7 @@ def test_a_page_begins_where_the_notebook_does(page):
     drawn = BeautifulSoup(page, "html.parser")
     sliders = drawn.select(".hcviz-frames input")
     assert drawn.select_one("option[selected]").text == "b"
-    assert [(one["max"], one["value"]) for one in sliders] == [("2", "1"), ("11", "11")]
+    assert [(one["max"], one["value"]) for one in sliders] == [("2", "1"), ("2", "1"), ("11", "11")]
 
 
 def test_a_page_needs_no_network_and_no_kernel(page):
@@ -85,7 +89,7 @@ def test_a_page_needs_no_network_and_no_kernel(page):
 
 
 def test_an_error_stops_the_page(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(scripts.ROOT))
+    monkeypatch.setattr(gallery, "FREEZE", "")  # nothing to freeze: hcviz need not be loaded
     path = tmp_path / "wrong.ipynb"
     cells = [nbformat.v4.new_code_cell("raise ValueError('on purpose')")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
@@ -99,9 +103,8 @@ def test_many_settings_are_thinned_evenly():
     assert [*gallery.thin({"a": range(100), "b": [0, 1]})["a"]] == [*range(0, 100, 4)]
 
 
-def test_a_call_that_draws_nothing_gives_its_text():
-    plt.figure()  # of an earlier cell
-    assert gallery._picture(lambda k: print(k), {"k": 3}) == (b"", "3\n")
+def test_a_call_that_draws_nothing_gives_its_text(page):
+    assert baked(page)[1]["2"] == {"image": "", "text": "3\n"}
 
 
 def test_a_heading_is_the_title_and_the_first_paragraph_as_plain_text(tmp_path):
