@@ -109,6 +109,8 @@ def spread(steps: Iterable[int], most: int = 5) -> list[int]:
     Example:
         >>> spread(range(101), 4)
         [0, 4, 21, 100]
+        >>> spread([0, 1, 2, 100], 9)
+        [0, 1, 2, 100]
     """
     steps = np.unique(np.fromiter(steps, dtype=np.int64))
     if len(steps) <= most:

@@ -1,4 +1,7 @@
-"""State-space mixers: their inner width stays while the residual stream around them grows."""
+"""State-space mixers: their inner width stays while the residual stream around them grows.
+
+Across rooms: layouts, clones, reports, de-clones and metrics of these families.
+"""
 
 import models
 import pytest
@@ -50,7 +53,6 @@ def test_states_that_are_kept_wrongly_are_seen(monkeypatch):
         return forward(self, *args, cache_params=kept, **kwargs)
 
     monkeypatch.setattr(type(clone), "forward", forgetful)
-    monkeypatch.setattr("hcviz.cloning.verify._cache_of", lambda model: "cache_params")
     report = hcviz.verify(model, clone, float64=False, reload=False)
     assert [check.name for check in report.checks if not check.passed] == [STATES]
 

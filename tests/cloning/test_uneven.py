@@ -1,4 +1,7 @@
-"""Widths that do not divide and heads that grow in size: the clone is the source all the same."""
+"""Widths that do not divide and heads that grow in size: the clone is the source all the same.
+
+Across `clone`, `verify` and what the rooms above them make of such factors.
+"""
 
 from fractions import Fraction
 

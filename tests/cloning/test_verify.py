@@ -6,7 +6,6 @@ import torch
 from transformers import AutoModelForCausalLM, MixtralConfig
 
 import hcviz
-from hcviz.cloning import verify as verifying
 from hcviz.cloning.verify import Check, kl, scale_ratio, top1
 from hcviz.widening.twin import relative_error
 
@@ -145,10 +144,10 @@ def test_models_come_back_as_they_were():
         assert all(torch.equal(new[name], old[name]) for name in old)
 
 
-def test_modes_and_dtypes_come_back_after_an_error(monkeypatch):
+def test_modes_and_dtypes_come_back_after_an_error():
     source, clone = pair()
     source.train()
-    monkeypatch.setattr(verifying, "_cached", lambda *_: 1 / 0)
+    spoil(clone, lambda given: given.get("past_key_values") is not None and 1 / 0)
     with pytest.raises(ZeroDivisionError):
         hcviz.verify(source, clone)
     assert source.training

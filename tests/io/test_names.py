@@ -1,4 +1,7 @@
-"""The one rule of names: what is a shipped source, a folder, or the id of a model of the hub."""
+"""The one rule of names: what is a shipped source, a folder, or the id of a model of the hub.
+
+`place_of` of `sources`, and every verb and command that takes a name.
+"""
 
 from pathlib import Path
 
@@ -10,7 +13,6 @@ import hcviz
 from hcviz import cli
 from hcviz.errors import HcvizError
 from hcviz.io.sources import load, place_of, source_path
-from hcviz.metrics._models import source_of
 
 
 @pytest.fixture
@@ -77,7 +79,9 @@ VERBS = {
     "train": lambda name: hcviz.train(name, out="out"),
     "run_arms": lambda name: hcviz.run_arms(name, out="out"),
     "measure": hcviz.measure,
-    "source_of": lambda name: source_of(hcviz.recorded("demo").runs[0], name),
+    "measure source": lambda name: hcviz.measure(
+        hcviz.Run.of("nano:gpt-neox", factors={"hidden": 2}), metrics=["cka"], source=name
+    ),
     "diff": lambda name: hcviz.diff("nano:llama", name),
     "Run": hcviz.Run,
     "Run.of": hcviz.Run.of,

@@ -1,4 +1,7 @@
-"""Metrics of activations: by hand, against independent formulas, on clones and on no clones."""
+"""Metrics of activations: by hand, against independent formulas, on clones and on no clones.
+
+Those of `_activations`, `_heads` and `_streams`.
+"""
 
 import math
 

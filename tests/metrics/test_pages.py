@@ -1,4 +1,7 @@
-"""Every metric has a page in docs/metrics with its formula, its limits, a picture, its source."""
+"""Every metric has a page in docs/metrics with its formula, its limits, a picture, its source.
+
+Of all metrics, whatever their file.
+"""
 
 import ast
 import re
@@ -6,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hcviz.metrics import METRICS
-from hcviz.metrics._subjects import resolve
+from hcviz.metrics import METRICS, resolve
 
 FOLDER = Path(__file__).parents[2] / "docs" / "metrics"
 PAGES = sorted(path for path in FOLDER.glob("*.md") if path.name != "README.md")

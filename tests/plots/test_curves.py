@@ -1,4 +1,7 @@
-"""Figures of numbers over training: the artists that are drawn, never their pixels."""
+"""Figures of numbers over training: the artists that are drawn, never their pixels.
+
+Those of `_loss`, `_symmetry`, `_cosine`, `_sectors` and what all figures share.
+"""
 
 import itertools
 import subprocess
@@ -15,7 +18,7 @@ from matplotlib.text import Text
 
 from hcviz import plots
 from hcviz.errors import HcvizError
-from hcviz.plots import _axes, _frames, theme
+from hcviz.plots import theme
 
 
 def line(ax, label):
@@ -321,9 +324,20 @@ def test_kinds_of_weights(tensor, part, kind):
 
 
 def test_labels_are_moved_no_further_than_needed():
-    assert _axes._apart(np.array([0.1, 0.5]), 0.1).tolist() == [0.1, 0.5]
-    np.testing.assert_allclose(_axes._apart(np.array([0.5, 0.5, 0.5]), 0.1), [0.4, 0.5, 0.6])
-    assert _frames.spread([0, 1, 2, 4, 8, 100], most=9) == [0, 1, 2, 4, 8, 100]
+    ends = {"a": 3.0, "b": 2.0, "c": 2.0, "d": 2.0, "e": 1.0}
+    rows = [{"run": n, "tokens": x, "loss": (4, y)[x]} for n, y in ends.items() for x in (0, 1)]
+    _, ax = plt.subplots()
+    plots.loss(pd.DataFrame(rows).assign(split="heldout"), reference=None, ax=ax)
+    ax.figure.draw_without_rendering()
+    boxes = {text.get_text()[0]: Text.get_window_extent(text) for text in ax.texts}
+    middle = {n: (box.y0 + box.y1) / 2 for n, box in boxes.items()}
+    wanted = {n: ax.transData.transform((1, y))[1] for n, y in ends.items()}
+    moved = {n: middle[n] - wanted[n] for n in ends}
+    near = sorted(moved[n] for n in "bcd")
+    assert [moved["a"], near[1], moved["e"]] == pytest.approx([0, 0, 0], abs=2)  # pixels
+    assert near[2] == pytest.approx(-near[0], abs=2)
+    heights = sorted(boxes[n].y0 for n in "bcd")
+    assert np.diff(heights).min() > 0.9 * boxes["b"].height
 
 
 def test_loss_by_flops_compares_at_equal_compute():

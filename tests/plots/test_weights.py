@@ -1,4 +1,7 @@
-"""Figures of single weights: spectra, evolution, ranks, histograms; and animations."""
+"""Figures of single weights: spectra, evolution, ranks, histograms; and animations.
+
+Those of `_spectra`, `_evolution`, `_histograms`, `_heatmaps` and `_animate`.
+"""
 
 import itertools
 import sys

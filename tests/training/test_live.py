@@ -151,10 +151,17 @@ def test_what_cannot_be_measured_is_said_before_training(wide, corpus, tmp_path)
         hcviz.train(wide, metrics=["ledgers"], **options)
     with pytest.raises(HcvizError, match="No tensor of the model matches"):
         hcviz.train(wide, metrics=["ledger"], metric_tensors="nowhere", **options)
-    callback = hcviz.MetricsCallback(["ledger"])
-    shard = torch.nn.Parameter(torch.empty(0))
-    with pytest.raises(HcvizError, match="sharded over processes"):
-        callback._chosen(torch.nn.ParameterDict({"weight": shard}))
+
+
+def test_a_model_sharded_over_processes_is_refused(tmp_path):
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    model = tiny.model()
+    model.lm_head.weight = torch.nn.Parameter(torch.empty(0))  # as another process holds it
+    begin = hcviz.MetricsCallback(["norm"]).on_train_begin
+    args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
+    with pytest.raises(HcvizError, match=r"lm_head.weight is sharded over processes"):
+        begin(args, TrainerState(max_steps=1), TrainerControl(), model=model)
 
 
 def test_measuring_does_not_change_the_run(run, wide, corpus, tmp_path):

@@ -1,4 +1,7 @@
-"""Every causal-LM type of transformers: what docs/families.md says of it is what happens."""
+"""Every causal-LM type of transformers: what docs/families.md says of it is what happens.
+
+Across the rooms: the table is made by `census`, what it says is asked of `clone`.
+"""
 
 import re
 import warnings

@@ -1,4 +1,7 @@
-"""Expansions by part, by name, and given as a table; function-preserving whatever the shapes."""
+"""Expansions by part, by name, and given as a table; function-preserving whatever the shapes.
+
+`expansion` and `blocks`, and clones made so.
+"""
 
 import re
 from fractions import Fraction

@@ -10,22 +10,20 @@ from transformers import (
 )
 
 import hcviz
-from hcviz.architecture import tiny as faithful
-from hcviz.architecture.tiny import shrunk
-from hcviz.widening import twin
+from hcviz.architecture import tiny
+from hcviz.architecture.tiny import faithful, shrunk
 
 
 def losing(monkeypatch, **fields):
     """Let the shrinking forget fields of a configuration."""
 
     def forgetful(config, layers=2):
-        tiny = shrunk(config, layers)
+        small = shrunk(config, layers)
         for name, value in fields.items():
-            setattr(tiny, name, value)
-        return tiny
+            setattr(small, name, value)
+        return small
 
-    monkeypatch.setattr(faithful, "shrunk", forgetful)
-    monkeypatch.setattr(twin, "_PASSED", {})
+    monkeypatch.setattr(tiny, "shrunk", forgetful)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +49,7 @@ def losing(monkeypatch, **fields):
 )
 def test_a_flag_that_the_twin_loses_is_found(name, lost, found, monkeypatch):
     losing(monkeypatch, **lost)
-    source = models.source(name)
+    source = models.fresh(name, vocab_size=models.VOCAB - 1)  # no other test tries this twin
     with pytest.raises(hcviz.CloneError, match=f"tiny twin of this .*{found}"):
         hcviz.clone(source)
 
@@ -59,11 +57,11 @@ def test_a_flag_that_the_twin_loses_is_found(name, lost, found, monkeypatch):
 def test_layers_are_added_until_every_kind_is_there():
     config = DeepseekV3Config(num_hidden_layers=9, first_k_dense_replace=3)
     assert shrunk(config).num_hidden_layers == 2  # all of them dense
-    assert faithful.faithful(config, DeepseekV3ForCausalLM).num_hidden_layers == 4
+    assert faithful(config, DeepseekV3ForCausalLM).num_hidden_layers == 4
 
 
 def test_size_alone_makes_no_difference():
     config = models.config("llama", hidden_size=4096, num_hidden_layers=32, vocab_size=128000)
-    assert faithful.faithful(config, LlamaForCausalLM).num_hidden_layers == 2
+    assert faithful(config, LlamaForCausalLM).num_hidden_layers == 2
     config = models.config("opt-350m", hidden_size=1024, word_embed_proj_dim=512)
-    assert faithful.faithful(config, OPTForCausalLM).word_embed_proj_dim < 1024
+    assert faithful(config, OPTForCausalLM).word_embed_proj_dim < 1024

@@ -1,4 +1,7 @@
-"""Figures of copies beyond ledger and cosine: angles, heads, layers, sectors, escape."""
+"""Figures of copies beyond ledger and cosine: angles, heads, layers, sectors, escape.
+
+Those of `_cosine`, `_symmetry`, `_pairs`, `_sectors` and `_escape`.
+"""
 
 import re
 
