@@ -175,6 +175,59 @@ def test_tests_mirror_the_rooms():
     assert folders - {"browser"} == set(ROOMS) - {"errors", "__main__"}
 
 
+def strangers(tests: list[str]) -> list[str]:
+    """Return which tests, as room/test_X.py, are named after a file of another room only."""
+    files: dict[str, set[str]] = {}
+    for path in modules():
+        files.setdefault(path.stem.strip("_"), set()).add(path.parent.name)
+    named = [(test, *test.removesuffix(".py").split("/test_")) for test in tests]
+    return [test for test, room, name in named if room not in files.get(name, {room})]
+
+
+def test_a_test_is_named_after_no_file_of_another_room():
+    found = (ROOT / "tests").glob("*/test_*.py")
+    assert not strangers([f"{path.parent.name}/{path.name}" for path in found])
+    own, spanning, wrong = "metrics/test_copies.py", "io/test_names.py", "plots/test_copies.py"
+    assert strangers([own, spanning, wrong]) == [wrong]
+
+
+def private(source: str, room: str) -> list[str]:
+    """Return the private names of hcviz in a test; the private files of its own room are fair."""
+    taken = [name for name in imports(source) if name.startswith("hcviz.")]
+    taken += re.findall(r"[\"'](hcviz\.[\w.]+)[\"']", source)  # patched by its path
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    ours = [node for node in nodes if f"{node.module}.".startswith("hcviz.")]
+    bound = "|".join(alias.asname or alias.name for node in ours for alias in node.names) or "hcviz"
+    inside = rf"\b(?:{bound})\._[a-zA-Z]\w*|\b\w*attr\(\w+, \"_\w+\"|\b__wrapped__"
+    found = [name for name in taken if "._" in name.removeprefix(f"hcviz.{room}._")]
+    return found + re.findall(inside, source)
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((ROOT / "tests").rglob("test_*.py")),
+    ids=lambda path: str(path.relative_to(ROOT / "tests")),
+)
+def test_tests_ask_what_not_how(path):
+    if path.name != "test_house.py":
+        assert private(path.read_text(encoding="utf-8"), path.parent.name) == []
+
+
+def test_a_private_name_in_a_test_is_seen():
+    assert private("from hcviz.metrics._copies import pairs", "metrics") == []
+    assert private("from hcviz.metrics._copies import pairs", "io") == [
+        "hcviz.metrics._copies.pairs"
+    ]
+    for source in (
+        "from hcviz.cloning.clone import _reads_copies",
+        "from hcviz.plots import _axes\n_axes._apart([1])",
+        'from hcviz.widening import twin as t\npatch.setattr(t, "_PASSED", {})',
+        "patch.setattr('hcviz.io.shards._put', None)",
+        "spectrum.__wrapped__(run)",
+    ):
+        assert private(source, "plots"), source
+
+
 def test_public_names_are_frozen():
     assert hcviz.__all__ == PUBLIC
 
