@@ -25,7 +25,14 @@ from hcviz.cloning.transfer import Transfer
 from hcviz.cloning.verify import Report, verify
 from hcviz.errors import HcvizError
 from hcviz.io.checkpoint import stamp, weight_files
-from hcviz.io.files import check_free, check_space, open_to_readers, replace_folder, write_text
+from hcviz.io.files import (
+    check_free,
+    check_space,
+    locked,
+    open_to_readers,
+    replace_folder,
+    write_text,
+)
 from hcviz.io.parameters import takes
 from hcviz.io.process import quiet, surroundings
 from hcviz.io.sources import folder_of
@@ -89,7 +96,8 @@ def clone_checkpoint(
 
     Raises:
         CloneError: If an option is wrong, or the architecture or its checkpoint not understood.
-        HcvizError: If something cannot be read or written, or the disk is too small.
+        HcvizError: If something cannot be read or written, the disk is too small, or another
+            process writes ``out``.
 
     Example:
         >>> import tempfile
@@ -100,44 +108,46 @@ def clone_checkpoint(
     out = Path(out)
     if check not in CHECKS:
         raise HcvizError(f"check={check!r} is unknown. Choose one of {', '.join(CHECKS)}.")
-    check_free(out, overwrite=overwrite)
-    place = folder_of(src, trust_remote_code=trust_remote_code)
-    with _hashing(weight_files(place)) as hashes:
-        with quiet():
-            transfer = Transfer(place, dtype, trust_remote_code, request)
-        transfer.plan.config.hcviz["source"] = str(src)
-        split = _split(transfer.outputs, max_shard_size)
-        asked = {
-            "recipe": transfer.plan.config.hcviz,
-            "dtype": str(transfer.dtype),
-            "max_shard_size": max_shard_size,
-            "source": stamp(place),
-            "versions": surroundings()["versions"],
-        }
-        folder = _workplace(out, asked)
-        there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        left = split.metadata["total_size"] - there
-        check_space(out, left, f"The clone in {out}")
-        direct = left > WAITING * psutil.virtual_memory().available
-        transfer.write(folder, split.filename_to_tensors, progress, direct)
-        hashes = {name: future.result() for name, future in hashes.items()}
-    transfer.write_rest(place, folder, split)
-    report = None
-    size = [
-        sum(t.numel() * transfer.dtype.itemsize for t in tensors(m).values()) for m in transfer.pair
-    ]
-    free = psutil.virtual_memory().available
-    if check == "full" or (check == "auto" and 2 * sum(size) < free):
-        exact = 2 * sum(size) + 8 * transfer.parameters[1] < free
-        report = _compare(place, folder, transfer.dtype, device, exact, trust_remote_code)
-        if not (report.passed or keep_failed):
-            shutil.rmtree(folder)
-            return Written(None, report, transfer.parameters)
-    write_text(folder / "README.md", card(src, place, out, transfer, report, hashes))
-    (folder / NOTE).unlink()
-    open_to_readers(folder)
-    replace_folder(folder, out)
-    return Written(out, report, transfer.parameters)
+    with locked(out):
+        check_free(out, overwrite=overwrite)
+        place = folder_of(src, trust_remote_code=trust_remote_code)
+        with _hashing(weight_files(place)) as hashes:
+            with quiet():
+                transfer = Transfer(place, dtype, trust_remote_code, request)
+            transfer.plan.config.hcviz["source"] = str(src)
+            split = _split(transfer.outputs, max_shard_size)
+            asked = {
+                "recipe": transfer.plan.config.hcviz,
+                "dtype": str(transfer.dtype),
+                "max_shard_size": max_shard_size,
+                "source": stamp(place),
+                "versions": surroundings()["versions"],
+            }
+            folder = _workplace(out, asked)
+            there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+            left = split.metadata["total_size"] - there
+            check_space(out, left, f"The clone in {out}")
+            direct = left > WAITING * psutil.virtual_memory().available
+            transfer.write(folder, split.filename_to_tensors, progress, direct)
+            hashes = {name: future.result() for name, future in hashes.items()}
+        transfer.write_rest(place, folder, split)
+        report = None
+        size = [
+            sum(t.numel() * transfer.dtype.itemsize for t in tensors(m).values())
+            for m in transfer.pair
+        ]
+        free = psutil.virtual_memory().available
+        if check == "full" or (check == "auto" and 2 * sum(size) < free):
+            exact = 2 * sum(size) + 8 * transfer.parameters[1] < free
+            report = _compare(place, folder, transfer.dtype, device, exact, trust_remote_code)
+            if not (report.passed or keep_failed):
+                shutil.rmtree(folder)
+                return Written(None, report, transfer.parameters)
+        write_text(folder / "README.md", card(src, place, out, transfer, report, hashes))
+        (folder / NOTE).unlink()
+        open_to_readers(folder)
+        replace_folder(folder, out)
+        return Written(out, report, transfer.parameters)
 
 
 def _split(tensors: dict[str, torch.Tensor], max_shard_size: str | int):

@@ -1,12 +1,17 @@
 """Files and their names; outputs are made beside their place and renamed into it, whole."""
 
 import contextlib
+import errno
+import hashlib
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from hcviz.errors import HcvizError
 
@@ -67,6 +72,54 @@ def check_free(path: str | Path, *, overwrite: bool = False) -> None:
 
 
 @contextlib.contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Keep a path to this process inside the block; another one that comes to it is refused.
+
+    The lock is the system's, which lets go of it when a process dies: a crash leaves nothing stuck.
+    Its file lies hidden beside the path, or, where nothing can be written there, in the folder for
+    temporary files. On a disk that knows no locks there is none.
+
+    Raises:
+        HcvizError: If another process holds it, or nothing can be written there.
+
+    Example:
+        >>> import tempfile
+        >>> with locked(Path(tempfile.mkdtemp()) / "run"):
+        ...     pass
+    """
+    place = Path(path).resolve()
+    mark = place.with_name(f".tmp-{place.name}.lock")
+    if place.exists() and not os.access(place.parent, os.W_OK):
+        name = hashlib.sha256(os.fsencode(place)).hexdigest()[:16]
+        mark = Path(tempfile.gettempdir(), f"hcviz-{name}.lock")
+    lock = FileLock(mark, fallback_to_soft=False)
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        holder = ""
+        with contextlib.suppress(OSError):  # Windows lets nobody read it
+            holder = mark.read_text(encoding="utf-8")
+        raise HcvizError(
+            f"{path} is being written by another process{holder and f' ({holder})'}. Wait until it "
+            "has ended, or stop it, and run the same command again; or choose another folder."
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise HcvizError(
+                f"Cannot write beside {path}: {error}. Choose a writable place."
+            ) from error
+    try:
+        with contextlib.suppress(OSError):
+            mark.write_text(str(os.getpid()), encoding="utf-8")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            mark.unlink()
+        lock.release()
+
+
+@contextlib.contextmanager
 def fresh_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary sibling folder that becomes ``path`` only if the block succeeds.
 
@@ -75,7 +128,7 @@ def fresh_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]
         overwrite: Replace an existing one; it is kept until the new one is whole.
 
     Raises:
-        HcvizError: If ``path`` is taken, or its parent cannot be written.
+        HcvizError: If ``path`` is taken or being written, or its parent cannot be written.
 
     Example:
         >>> import tempfile
@@ -86,19 +139,20 @@ def fresh_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]
         '42'
     """
     path = Path(path)
-    check_free(path, overwrite=overwrite)
-    scratch = path.parent / f".tmp-{path.name}-{uuid.uuid4().hex[:8]}"
-    try:
-        scratch.mkdir(parents=True)
-    except OSError as error:
-        raise HcvizError(
-            f"Cannot write beside {path}: {error}. Choose a writable place."
-        ) from error
-    try:
-        yield scratch
-        replace_folder(scratch, path)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with locked(path):
+        check_free(path, overwrite=overwrite)
+        scratch = path.parent / f".tmp-{path.name}-{uuid.uuid4().hex[:8]}"
+        try:
+            scratch.mkdir(parents=True)
+        except OSError as error:
+            raise HcvizError(
+                f"Cannot write beside {path}: {error}. Choose a writable place."
+            ) from error
+        try:
+            yield scratch
+            replace_folder(scratch, path)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def replace_folder(scratch: Path, path: Path) -> None:

@@ -71,6 +71,7 @@ class Cache:
     def __init__(self, folder: Path | None):
         """Open or make the cache; None keeps nothing."""
         self.data: sqlite3.Connection | None = None
+        self.new: list[tuple[str, str, str]] = []
         if folder is None or not folder.is_dir():
             return
         with contextlib.suppress(OSError, sqlite3.Error):
@@ -92,15 +93,15 @@ class Cache:
     def put(self, what: str, mark: str | None, rows: list[Row]) -> None:
         """Keep the rows of an entry in place of its older ones; without a fingerprint nothing."""
         if self.data is not None and mark is not None:
-            with contextlib.suppress(sqlite3.Error, TypeError):
-                values = (what, mark, json.dumps(rows))
-                self.data.execute("REPLACE INTO kept VALUES (?, ?, ?)", values)
+            with contextlib.suppress(TypeError):
+                self.new.append((what, mark, json.dumps(rows)))
 
     def commit(self) -> None:
-        """Write what was put since the last time."""
+        """Write what was put since the last time, at once: others may measure the same run."""
         if self.data is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self.data.commit()
+            with contextlib.suppress(sqlite3.Error), self.data:
+                self.data.executemany("REPLACE INTO kept VALUES (?, ?, ?)", self.new)
+        self.new.clear()
 
     def close(self) -> None:
         """Write and close."""

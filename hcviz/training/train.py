@@ -13,6 +13,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from hcviz.cloning.lockstep import Pace, paces
 from hcviz.errors import HcvizError
+from hcviz.io.files import locked
 from hcviz.io.parameters import takes
 from hcviz.io.process import quiet, surroundings
 from hcviz.io.sources import load, tokenizer_for
@@ -46,9 +47,9 @@ def train(model: Any, *, out: str | Path, request: TrainRequest) -> Run:
         The `Run`. Its newest checkpoint alone keeps the optimizer's state.
 
     Raises:
-        HcvizError: Before training, if an argument, the text, the folder or the disk will not do;
-            during training, if a loss is not finite, the disk is full or another process has ended
-            (the snapshots are kept).
+        HcvizError: Before training, if an argument, the text, the folder or the disk will not do,
+            or another process trains there; during training, if a loss is not finite, the disk is
+            full or another process of the run has ended (the snapshots are kept).
 
     Example:
         >>> import tempfile
@@ -96,19 +97,22 @@ def train(model: Any, *, out: str | Path, request: TrainRequest) -> Run:
     }
     arguments = trainer_arguments(out, asked, request.device, request.trainer_args or {})
     first = arguments.process_index == 0
-    if first:
-        prepare_folder(out, asked, plan=planned, resume=request.resume, overwrite=request.overwrite)
-    if arguments.world_size > 1:
-        torch.distributed.barrier()
-    if read_info(out).get("status") == "done":
+    with locked(out) if first else contextlib.nullcontext():
+        if first:
+            prepare_folder(
+                out, asked, plan=planned, resume=request.resume, overwrite=request.overwrite
+            )
+        if arguments.world_size > 1:
+            torch.distributed.barrier()
+        if read_info(out).get("status") == "done":
+            return Run(out)
+        if request.progress and first:
+            told = planned if request.disk_budget or keeping != Keeping() else None
+            for line in filter(None, (cast, told)):
+                print(f"{label}: {line}", file=sys.stderr)
+        with quiet():
+            _run(model, tokenizer, corpus, arguments, record, callbacks)
         return Run(out)
-    if request.progress and first:
-        told = planned if request.disk_budget or keeping != Keeping() else None
-        for line in filter(None, (cast, told)):
-            print(f"{label}: {line}", file=sys.stderr)
-    with quiet():
-        _run(model, tokenizer, corpus, arguments, record, callbacks)
-    return Run(out)
 
 
 def _opened(model: Any, request: TrainRequest) -> tuple[Any, Any, str | Path | None]:

@@ -1,9 +1,24 @@
 """Nothing is lost: folders and files appear whole or not at all."""
 
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
 import hcviz
-from hcviz.io.files import check_free, check_space, data_folder, fresh_folder, write_text
+from hcviz.io.files import check_free, check_space, data_folder, fresh_folder, locked, write_text
+
+HOLD = """
+import sys, time
+from hcviz.io.files import locked
+with locked(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(120)
+"""
 
 
 def fill(folder, text="new"):
@@ -132,3 +147,60 @@ def test_data_folder_follows_the_environment(tmp_path, monkeypatch):
     assert data_folder() == tmp_path
     monkeypatch.delenv("HCVIZ_DATA")
     assert data_folder().name == "data"
+
+
+@contextlib.contextmanager
+def held(path):
+    """Let another process hold the lock of a path; it is killed at the end."""
+    command = [sys.executable, "-c", HOLD, str(path)]
+    env = {**os.environ, "PYTHONPATH": str(Path(hcviz.__file__).parents[1])}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_second_process_is_refused_at_once_and_a_killed_one_leaves_nothing_stuck(tmp_path):
+    out = tmp_path / "deep" / "out"
+    with held(out) as process:
+        began = time.monotonic()
+        message = (
+            rf"out is being written by another process \({process.pid}\)\. Wait .*another folder"
+        )
+        with pytest.raises(hcviz.HcvizError, match=message), locked(out):
+            pytest.fail("the block must not run")
+        with pytest.raises(hcviz.HcvizError, match="being written"):
+            fill(out)
+        assert time.monotonic() - began < 5
+        with locked(tmp_path / "deep" / "other"):
+            pass
+    assert process.returncode == -9
+    fill(out)
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_two_names_of_a_folder_share_its_lock(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "out")
+    for name in (tmp_path / "link", "."):
+        with locked(tmp_path / "out"), pytest.raises(hcviz.HcvizError), locked(name):
+            pytest.fail("the block must not run")
+
+
+def test_a_folder_whose_parent_cannot_be_written_is_locked_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path.parent)
+    with locked(tmp_path), pytest.raises(hcviz.HcvizError, match="written by"), locked(tmp_path):
+        pytest.fail("the block must not run")
+    assert not leftovers(tmp_path.parent)
+
+
+def test_a_disk_that_knows_no_locks_is_used_without(tmp_path, monkeypatch):
+    def unknown(self, **options):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", unknown)
+    fill(tmp_path / "out")
+    assert (tmp_path / "out" / "a.txt").exists()

@@ -215,3 +215,13 @@ def test_a_run_that_is_trained_again_in_its_place_is_another(run, tmp_path):
     frame = hcviz.measure(run, metrics=["ledger"], tensors=NAME)
     assert frame["value"].eq(0).all()
     assert run.blocks(NAME).shape[:2] == (3, 3)
+
+
+def test_two_that_measure_a_run_at_once_both_keep_what_they_found(tmp_path):
+    one, other = tables.Cache(tmp_path), tables.Cache(tmp_path)
+    one.put("a", "mark", [{"value": 1}])
+    other.put("b", "mark", [{"value": 2}])
+    other.commit()
+    assert one.get("b", "mark") == [{"value": 2}]
+    one.commit()
+    assert other.get("a", "mark") == [{"value": 1}]

@@ -3,6 +3,10 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import tiny
@@ -167,4 +171,36 @@ def test_a_run_that_was_stopped_at_its_end_is_finished(run, broken, corpus, tmp_
     again = train(tiny.model(), out=out, corpus=corpus, **SHORT)
     assert again.info["status"] == "done"
     assert losses(again) == losses(run)
+    assert same(weights(again, 6), weights(run, 6))
+
+
+def test_a_second_training_is_refused_and_a_killed_one_goes_on(run, corpus, tmp_path):
+    script = (
+        "import sys, time, tiny\n"
+        "from hcviz.text.corpus import load_corpus\n"
+        "from hcviz.training.train import train\n"
+        "def wait(row):\n"
+        "    if row['step'] == 5:\n"
+        "        print('here', flush=True)\n"
+        "        time.sleep(120)\n"
+        "corpus = load_corpus(sys.argv[1], tokenizer=tiny.tokenizer(), context=16)\n"
+        f"train(tiny.model(), out=sys.argv[2], corpus=corpus, on_log=wait, **{SHORT!r})\n"
+    )
+    tests = Path(__file__).parents[1]
+    path = os.pathsep.join(map(str, (tests, tests.parent)))
+    text, out = tiny.write_text(tmp_path), tmp_path / "one"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(text), str(out)],
+        env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout.readline() == "here\n"
+            for overwrite in (False, True):
+                with pytest.raises(HcvizError, match=rf"another process \({process.pid}\)\. Wait"):
+                    train(tiny.model(), out=out, corpus=corpus, overwrite=overwrite, **SHORT)
+        finally:
+            process.send_signal(signal.SIGKILL)
+    rows = []
+    again = train(tiny.model(), out=out, corpus=corpus, on_log=rows.append, **SHORT)
+    assert rows[0]["step"] == 5
     assert same(weights(again, 6), weights(run, 6))

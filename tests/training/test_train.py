@@ -265,7 +265,7 @@ def test_no_disk_is_said_before_the_first_step(corpus, tmp_path, monkeypatch):
 
 def test_a_place_that_cannot_be_written_is_said_before_the_first_step(corpus, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(HcvizError, match=r"Cannot write to .*Choose another --out"):
+    with pytest.raises(HcvizError, match=r"Cannot write .*Choose a writable place"):
         train(tiny.model(), out=tmp_path / "file" / "r", corpus=corpus, **SHORT)
 
 
