@@ -11,6 +11,7 @@ from hcviz.architecture.infer import infer
 from hcviz.architecture.tiny import heads_follow_hidden
 from hcviz.architecture.widths import widths
 from hcviz.errors import CloneError
+from hcviz.io.models import check_model
 from hcviz.io.parameters import takes
 from hcviz.io.sources import config_of
 from hcviz.widening.expansion import Expansion
@@ -57,6 +58,7 @@ def decide(model: PreTrainedModel, request: CloneRequest) -> Plan:
     Raises:
         CloneError: As :func:`clone`.
     """
+    check_model(model)
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
             f"clone() widens a transformers model, and got {type(model).__name__}. "

@@ -17,7 +17,6 @@ from typing import Any
 import psutil
 import torch
 from huggingface_hub import get_torch_storage_size, split_state_dict_into_shards_factory
-from transformers import AutoModelForCausalLM
 
 from hcviz.architecture.infer import tensors
 from hcviz.cloning.card import card
@@ -35,7 +34,7 @@ from hcviz.io.files import (
 )
 from hcviz.io.parameters import takes
 from hcviz.io.process import quiet, surroundings
-from hcviz.io.sources import folder_of
+from hcviz.io.sources import folder_of, read_model
 from hcviz.widening.request import CloneRequest
 
 NOTE = "unfinished.json"
@@ -216,11 +215,8 @@ def _workplace(out: Path, request: dict[str, Any]) -> Path:
 
 def _compare(place, folder, dtype, device, float64: bool, trust_remote_code: bool) -> Report:
     """Compare source and clone, both read from disk by the stock class."""
-    with quiet():
-        pair = [
-            AutoModelForCausalLM.from_pretrained(
-                where, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
-            ).to(device)
-            for where in (place, folder)
-        ]
+    pair = [
+        read_model(where, dtype=dtype, trust_remote_code=trust_remote_code).to(device)
+        for where in (place, folder)
+    ]
     return verify(*pair, float64=float64, reload=False)

@@ -13,6 +13,7 @@ from hcviz.architecture.factors import parse_factors
 from hcviz.architecture.infer import tensors
 from hcviz.architecture.segments import Fusing
 from hcviz.architecture.widths import resized
+from hcviz.io.models import check_model
 from hcviz.widening.folding import fold, ties
 from hcviz.widening.layout import layout
 from hcviz.widening.plan import assign, empty, finish, recipe_of
@@ -43,6 +44,7 @@ def declone(model: PreTrainedModel) -> tuple[PreTrainedModel, pd.DataFrame]:
         >>> small.num_parameters() == model.num_parameters(), float(lost["lost"].max())
         (True, 0.0)
     """
+    check_model(model)
     recipe = recipe_of(model)
     factors = parse_factors(recipe["factors"])
     axes = layout(model, factors=factors)

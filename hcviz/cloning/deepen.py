@@ -12,6 +12,7 @@ from hcviz.architecture.axes import TensorAxes
 from hcviz.architecture.infer import tensors
 from hcviz.architecture.tiny import faithful
 from hcviz.errors import CloneError
+from hcviz.io.models import check_model
 from hcviz.widening.folding import ties
 from hcviz.widening.layout import layout
 from hcviz.widening.plan import assign, empty, finish
@@ -48,6 +49,7 @@ def deepen(
         >>> deepen(model, layers=depth + 2).config.num_hidden_layers - depth
         2
     """
+    check_model(model)
     depth = getattr(model.config, "num_hidden_layers", None)
     if method not in METHODS:
         raise CloneError(f"method={method!r} is unknown. Choose one of {', '.join(METHODS)}.")

@@ -11,15 +11,24 @@ from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from hcviz.architecture.infer import meta_model, tensors
 from hcviz.cloning.clone import decide
-from hcviz.errors import CloneError, HcvizError
-from hcviz.io.checkpoint import Checkpoint, Unit, units
+from hcviz.errors import CloneError
+from hcviz.io.checkpoint import Checkpoint
 from hcviz.io.files import write_text
+from hcviz.io.models import (
+    Unit,
+    asks_for_trust,
+    check_config,
+    own_code,
+    own_names,
+    read_config,
+    whole,
+)
 from hcviz.io.shards import Ring, header_of, made_ahead, room, write_shard
 from hcviz.widening.plan import check_shapes
 from hcviz.widening.request import CloneRequest
@@ -41,31 +50,27 @@ class Transfer:
 
     def __init__(self, place: Path, dtype, trust_remote_code: bool, request: CloneRequest):
         """Plan everything on the meta device."""
-        try:
-            config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError) as error:
-            raise HcvizError(f"{place} has no configuration to read: {error}") from error
-        if getattr(config, "quantization_config", None):
-            raise CloneError(
-                f"The weights in {place} are quantized, and shares of them would not be exact. "
-                "Give the checkpoint in float16, bfloat16 or float32."
-            )
+        config = read_config(place, trust_remote_code=trust_remote_code)
+        check_config(config, place)
         self.stored = Checkpoint(place)
         kinds = (self.stored.empty(key).dtype for key in self.stored)
         self.dtype = dtype or config.dtype or next(kind for kind in kinds if kind.is_floating_point)
-        with torch.device("meta"):
-            self.source = AutoModelForCausalLM.from_config(
-                config, dtype=self.dtype, trust_remote_code=trust_remote_code
-            ).eval()
+        try:
+            with torch.device("meta"):
+                self.source = AutoModelForCausalLM.from_config(
+                    config, dtype=self.dtype, trust_remote_code=trust_remote_code
+                ).eval()
+        except ValueError as error:
+            if asks_for_trust(error):
+                raise own_code(place) from error
+            raise
         self.plan = decide(self.source, request)
         self.wide = meta_model(self.plan.config, type(self.source))
         self.pair = (self.source, self.wide)
         self.parameters = tuple(model.num_parameters() for model in self.pair)
         own = tensors(self.source)
         check_shapes(self.plan, own, tensors(self.wide), type(self.source))
-        by_id = {id(tensor): name for name, tensor in own.items()}
-        state = self.source.state_dict(keep_vars=True)
-        self.own_name = {n: by_id[id(t)] for n, t in state.items() if id(t) in by_id}
+        self.own_name = own_names(self.source)
         made = remove_tied_weights_from_state_dict(self.wide.state_dict(), self.wide)
         for name in self.wide._keys_to_ignore_on_save or ():
             made.pop(name, None)
@@ -84,7 +89,8 @@ class Transfer:
             raise CloneError(
                 f"{min(odd)} has no counterpart in the source; this model cannot be widened yet."
             )
-        maker, self.of_unit = self._units(), {}
+        maker, self.stale = whole(self.source, self.stored)
+        self.of_unit = {}
         for name in empty:
             self.of_unit.setdefault(maker[self.own_name[name]], []).append(name)
         self.room = {
@@ -106,38 +112,6 @@ class Transfer:
             raise CloneError(
                 f"{min(odd)} of this {config.model_type} checkpoint is made from tensors that lie "
                 "apart, so it cannot be streamed. Load the model, and use hcviz.clone()."
-            )
-
-    def _units(self) -> dict[str, Unit]:
-        """Return by which unit each of the source's tensors is made, and note what none wants."""
-        found, self.stale = units(self.source, self.stored)
-        made: dict[str, tuple[Unit, str]] = {}
-        for unit in found:
-            for name, tensor in self._read(unit, self.stored.empty).items():
-                wanted = self.source.get_parameter_or_buffer(name).shape
-                if tensor.shape != wanted:
-                    raise HcvizError(
-                        f"{name} is stored as {tuple(tensor.shape)}, and the configuration makes "
-                        f"it {tuple(wanted)}. The two do not belong together."
-                    )
-                before = made.setdefault(self.own_name[name], (unit, name))
-                if before != (unit, name):
-                    self._check_same(before, (unit, name))
-        lost = set(self.own_name.values()) - set(made)
-        if lost:
-            raise CloneError(
-                f"{min(lost)} is not among the stored weights, so transformers would make it up. "
-                "Load the model, see that it is complete, and use hcviz.clone()."
-            )
-        return {name: unit for name, (unit, _) in made.items()}
-
-    def _check_same(self, *places: tuple[Unit, str]) -> None:
-        """See that a tied tensor that is stored twice is the same twice."""
-        one, two = (self._read(unit, self.stored.tensor)[name] for unit, name in places)
-        if not torch.equal(one, two):
-            raise CloneError(
-                f"The configuration ties {places[0][1]} and {places[1][1]}, and the two are stored "
-                "with different values. Set tie_word_embeddings to false in config.json."
             )
 
     def _read(self, unit: Unit, tensor_of) -> dict[str, torch.Tensor]:

@@ -3,13 +3,16 @@
 import inspect
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
 from hcviz.errors import HcvizError
+from hcviz.io.models import check_model
 from hcviz.io.process import quiet
+from hcviz.io.sources import read_model
 from hcviz.widening.twin import TrueFloat64, loop_over_experts, relative_error
 
 ROUNDINGS = 64
@@ -111,6 +114,7 @@ def verify(
         True
     """
     for model in (source, clone):
+        check_model(model)
         if not isinstance(model, PreTrainedModel):
             raise TypeError(
                 f"verify() compares two transformers models, and got a {type(model).__name__}. "
@@ -264,5 +268,6 @@ def _reloaded(clone, ids) -> torch.Tensor:
     """Return the logits of the clone after a round trip through a folder, as the stock class."""
     with tempfile.TemporaryDirectory() as folder, quiet():
         clone.save_pretrained(folder)
-        again = type(clone).from_pretrained(folder, dtype=clone.dtype).to(clone.device).eval()
+        again = read_model(Path(folder), dtype=clone.dtype, model_class=type(clone))
+        again.to(clone.device)
         return _logits(again, ids)

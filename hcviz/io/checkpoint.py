@@ -1,11 +1,8 @@
-"""The tensors of a checkpoint's files: by the model's names, and what makes which of a model's."""
+"""The tensors of a checkpoint's files: by their stored names, and by the model's."""
 
-import copy
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,16 +10,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    WeightConverter,
-    WeightRenaming,
-    dot_natural_key,
-    rename_source_key,
-)
 
 from hcviz.errors import HcvizError
 from hcviz.io.files import natural
+from hcviz.io.models import Unit, model_of, own_names, units, whole
 
 KEPT = "hcviz_keep"
 """In a file's metadata: the expression whose tensors alone a thinned snapshot holds."""
@@ -59,12 +50,115 @@ def stamp(folder: Path) -> tuple[tuple[str, int, int] | None, ...]:
     return tuple(map(file_stamp, weight_files(folder)))
 
 
+TRAIN_AGAIN = (
+    "delete its checkpoint folder and train again with the same --out to continue from the one "
+    "before"
+)
+
+
+def damaged(path: Path, why: object, then: str = TRAIN_AGAIN) -> HcvizError:
+    """Say that a file cannot be read, and what to do then."""
+    return HcvizError(f"{path} cannot be read: {why}. The file is damaged or cut short; {then}.")
+
+
+FETCH_AGAIN = "download it again"
+
+
+class Checkpoint:
+    """The tensors of a folder of safetensors files, by their stored names, read one at a time.
+
+    They are read, not mapped, so that no page of a file counts as memory of this process; files are
+    open only while something is read.
+
+    Args:
+        folder: A folder with ``model.safetensors``, or shards and their index.
+        files: Its files; by default those of its weights.
+        then: What to do about a damaged file, for the message.
+
+    Raises:
+        HcvizError: If it holds no whole weights, two different sets of them, or a damaged file.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[Path] = (), then: str = FETCH_AGAIN):
+        """Read what the files hold, without the tensors."""
+        self.folder, self._then = folder, then
+        self.metadata: dict[str, str] = {}
+        """What the first file says of itself."""
+        self._empty: dict[str, torch.Tensor] = {}
+        self._places: dict[str, tuple[Path, int]] = {}
+        files = files or weight_files(folder)
+        if not files:
+            raise HcvizError(
+                f"{folder} holds no whole safetensors weights (model.safetensors, or shards and "
+                "model.safetensors.index.json). Download it again, or save it with save_pretrained."
+            )
+        for path in files:
+            try:
+                self._add(path)
+            except (SafetensorError, OSError) as error:
+                raise damaged(path, error, then) from error
+        single = folder / "model.safetensors"
+        if single not in files and single.is_file():
+            self._check_same(Checkpoint(folder, [single], then))
+
+    def _add(self, path: Path) -> None:
+        """Note a file's tensors."""
+        with safe_open(path, framework="pt") as file:
+            head, kinds = header(path), {}
+            entries = json.loads(head)
+            metadata = entries.pop("__metadata__", {})
+            self.metadata = self.metadata or metadata
+            for key, entry in entries.items():
+                kind, shape = entry["dtype"], entry["shape"]
+                if kind not in kinds:
+                    kinds[kind] = (file.get_slice(key)[:0] if shape else file.get_tensor(key)).dtype
+                self._empty[key] = torch.empty(shape, dtype=kinds[kind], device="meta")
+                self._places[key] = path, 8 + len(head) + entry["data_offsets"][0]
+
+    def _check_same(self, other: "Checkpoint") -> None:
+        """Refuse shards beside a single file that says otherwise than they do."""
+        alike = (key for key in self if key in other._empty and _same(self, other, key))
+        odd = sorted(self._places.keys() ^ other._places.keys() or {*self} - {*alike}, key=natural)
+        if odd:
+            raise HcvizError(
+                f"{self.folder} holds two sets of weights that differ in {odd[0]}: the shards of "
+                "model.safetensors.index.json, and model.safetensors beside them. Remove the one "
+                "that is not meant."
+            )
+
+    def __iter__(self):
+        return iter(self._places)
+
+    def empty(self, key: str) -> torch.Tensor:
+        """Return a tensor's shape and dtype, as a tensor on the meta device."""
+        return self._empty[key]
+
+    def tensor(self, key: str, empty=torch.empty) -> torch.Tensor:
+        """Read a tensor into memory that ``empty`` gives, as ``torch.empty`` does."""
+        like = self.empty(key)
+        tensor = empty(like.shape, dtype=like.dtype)
+        path, start = self._places[key]
+        with path.open("rb") as file:
+            file.seek(start)
+            got = file.readinto(tensor.reshape(-1).view(torch.uint8).numpy())
+        if got != tensor.nbytes:
+            raise damaged(path, f"{key} ends after {got} of {tensor.nbytes} bytes", self._then)
+        return tensor
+
+
+def _same(one: Checkpoint, other: Checkpoint, key: str) -> bool:
+    """Tell whether two sets of files store the same under a name."""
+    a, b = one.empty(key), other.empty(key)
+    alike = (a.shape, a.dtype) == (b.shape, b.dtype)
+    return alike and torch.equal(one.tensor(key), other.tensor(key))
+
+
 class Stored:
     """The tensors of a checkpoint folder, by their names in the model.
 
-    A name in the file may be an older one (GPT-NeoX's ``embed_out`` is its ``lm_head``), and
-    experts may be stored one by one that the model stacks: both are mapped as transformers does
-    it, and a stacked tensor is put together when it is asked for.
+    Names and forms are those that transformers gives them when it loads: a name in the file may be
+    an older one, or lack the model's prefix, and experts may be stored one by one that the model
+    stacks; a stacked tensor is put together when it is asked for. Nothing has to be whole.
     """
 
     def __init__(self, folder: Path):
@@ -87,10 +181,10 @@ class Stored:
         """Return the model's names of what is stored, layer by layer."""
         return sorted(self._index, key=natural)
 
-    @cached_property
+    @property
     def metadata(self) -> dict[str, str]:
         """What the first file says of itself."""
-        return self._open(weight_files(self.folder)[0], lambda file: file.metadata() or {})
+        return self._files.metadata
 
     @property
     def kept(self) -> str | None:
@@ -99,189 +193,30 @@ class Stored:
 
     def files_of(self, names: Iterable[str]) -> dict[str, Any]:
         """Read tensors as they are stored: by the names, and in the parts, of the file."""
-        places = [place for name in names for place in self._index[name][1]]
-        return {k: self._open(path, lambda f, k=k: f.get_tensor(k)) for path, k, _ in places}
+        keys = [key for name in names for _, key in self._index[name][0].stored]
+        return {key: self._files.tensor(key) for key in keys}
 
     def tensor(self, name: str) -> Any:
         """Read one tensor (KeyError if it is not stored), and nothing else of its file."""
-        converter, keys = self._index[name]
-        if converter is None:
-            [(path, key, _)] = keys
-            return self._open(path, lambda file: file.get_tensor(key))
-        converter = copy.deepcopy(converter)
-        for path, key, pattern in keys:
-            tensor = self._open(path, lambda file, key=key: file.get_tensor(key))
-            converter.add_tensor(name, key, pattern, lambda tensor=tensor: tensor)
-        return converter.convert(name)[name]
+        unit, made = self._index[name]
+        return unit.read(self._model, self._files.tensor)[made]
+
+    def check(self) -> None:
+        """See that it is :func:`whole`, where it is not thinned on purpose."""
+        if self.kept is None:
+            whole(self._model, self._files)
 
     @cached_property
-    def _index(self) -> dict[str, tuple[Any, list[tuple[Path, str, str | None]]]]:
-        """Map a name to the converter that makes it, if any, and to the stored tensors it takes."""
-        from transformers.core_model_loading import dot_natural_key, rename_source_key
-
-        keys = {
-            key: path
-            for path in weight_files(self.folder)
-            for key in self._open(path, lambda file: list(file.keys()))
-        }
-        renamings, converters = self._mapping
-        index = {}
-        for key in sorted(keys, key=dot_natural_key):
-            name, pattern = rename_source_key(key, renamings, converters)
-            converter = next((c for c in converters if pattern in c.source_patterns), None)
-            first, *others = converter.target_patterns if converter else ("",)
-            for target in (first, *others):
-                full = name.replace(first, target, 1) if others else name
-                index.setdefault(full, (converter, []))[1].append((keys[key], key, pattern))
-        return index
+    def _files(self) -> Checkpoint:
+        return Checkpoint(self.folder, then=TRAIN_AGAIN)
 
     @cached_property
-    def _mapping(self) -> tuple[Sequence[Any], Sequence[Any]]:
-        """The renamings and converters of transformers for this kind of model."""
-        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-        from transformers.core_model_loading import WeightConverter, WeightRenaming
+    def _model(self) -> PreTrainedModel:
+        return model_of(self.folder)
 
-        config = json.loads((self.folder / "config.json").read_text())
-        for kind in (*(config.get("architectures") or ()), config.get("model_type")):
-            found = get_checkpoint_conversion_mapping(kind)
-            if found is not None:
-                # subclasses rename by what else is in the model, which a file does not tell
-                return (
-                    [one for one in found if type(one) is WeightRenaming],
-                    [one for one in found if isinstance(one, WeightConverter)],
-                )
-        return (), ()
-
-    def _open(self, path: Path, read: Any) -> Any:
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                return read(file)
-        except (SafetensorError, OSError) as error:
-            raise damaged(path, error) from error
-
-
-TRAIN_AGAIN = (
-    "delete its checkpoint folder and train again with the same --out to continue from the one "
-    "before"
-)
-
-
-def damaged(path: Path, why: object, then: str = TRAIN_AGAIN) -> HcvizError:
-    """Say that a file cannot be read, and what to do then."""
-    return HcvizError(f"{path} cannot be read: {why}. The file is damaged or cut short; {then}.")
-
-
-FETCH_AGAIN = "download it again"
-
-
-class Checkpoint:
-    """The tensors of a folder of safetensors files, read one at a time.
-
-    They are read, not mapped, so that no page of a file counts as memory of this process; only what
-    says shapes and dtypes is mapped.
-
-    Args:
-        folder: A folder with ``model.safetensors``, or shards and their index.
-
-    Raises:
-        HcvizError: If it holds no whole weights, or a file is damaged.
-    """
-
-    def __init__(self, folder: Path):
-        """Open the files."""
-        files = weight_files(folder)
-        if not files:
-            raise HcvizError(
-                f"{folder} holds no whole safetensors weights (model.safetensors, or shards and "
-                "model.safetensors.index.json). Download it again, or save it with save_pretrained."
-            )
-        self._mapped, self._places = {}, {}
-        for path in files:
-            try:
-                mapped = safe_open(path, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise damaged(path, error, FETCH_AGAIN) from error
-            head = header(path)
-            for key, entry in json.loads(head).items():
-                if key != "__metadata__":
-                    self._mapped[key] = mapped
-                    self._places[key] = path, 8 + len(head) + entry["data_offsets"][0]
-
-    def __iter__(self):
-        return iter(self._places)
-
-    def empty(self, key: str) -> torch.Tensor:
-        """Return a tensor's shape and dtype, as a tensor on the meta device."""
-        part = self._mapped[key].get_slice(key)
-        shape = part.get_shape()
-        dtype = (part[:0] if shape else self._mapped[key].get_tensor(key)).dtype
-        return torch.empty(shape, dtype=dtype, device="meta")
-
-    def tensor(self, key: str, empty=torch.empty) -> torch.Tensor:
-        """Read a tensor into memory that ``empty`` gives, as ``torch.empty`` does."""
-        like = self.empty(key)
-        tensor = empty(like.shape, dtype=like.dtype)
-        path, start = self._places[key]
-        with path.open("rb") as file:
-            file.seek(start)
-            got = file.readinto(tensor.reshape(-1).view(torch.uint8).numpy())
-        if got != tensor.nbytes:
-            raise damaged(path, f"{key} ends after {got} of {tensor.nbytes} bytes", FETCH_AGAIN)
-        return tensor
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Stored tensors that make tensors of a model by themselves."""
-
-    name: str
-    """The first tensor of the model that they make."""
-    stored: tuple[tuple[str, str], ...]
-    """The stored names, each with the pattern by which the converter knows it."""
-    converter: WeightConverter | None
-
-    def read(self, model: PreTrainedModel, tensor_of, dtype: torch.dtype) -> dict[str, Any]:
-        """Return the model's tensors by name.
-
-        Args:
-            model: The model, on the meta device.
-            tensor_of: Gives a stored tensor by its name.
-            dtype: The dtype that they get.
-        """
-        if self.converter is None:
-            return {self.name: tensor_of(self.stored[0][1]).to(dtype)}
-        converter = deepcopy(self.converter)
-        for pattern, key in self.stored:
-            converter.add_tensor(self.name, key, pattern, tensor_of(key).to(dtype))
-        made = converter.convert(self.name, model=model, config=model.config)
-        return {name: x[0] if isinstance(x, list) else x for name, x in made.items()}
-
-
-def units(model: PreTrainedModel, keys: Iterable[str]) -> tuple[list[Unit], list[str]]:
-    """Sort stored tensors into units, by the rules by which transformers loads them.
-
-    Args:
-        model: The model, on the meta device.
-        keys: The stored names.
-
-    Returns:
-        The units, and the names that no tensor of the model wants (old rotary tables and the like).
-    """
-    rules = get_model_conversion_mapping(model)
-    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
-    of_pattern = {pattern: rule for rule in converters for pattern in rule.source_patterns}
-    wanted, prefix = model.state_dict(), model.base_model_prefix
-    found, stale = {}, []
-    for key in sorted(keys, key=dot_natural_key):
-        name, pattern = rename_source_key(key, renamings, converters, prefix, wanted)
-        if name not in wanted and key in wanted:
-            name, pattern = rename_source_key(key, [], [], prefix, wanted)
-        if name in wanted:
-            found.setdefault(name, []).append((pattern, key))
-        else:
-            stale.append(key)
-    made = [Unit(n, tuple(stored), of_pattern.get(stored[0][0])) for n, stored in found.items()]
-    return made, stale
+    @cached_property
+    def _index(self) -> dict[str, tuple[Unit, str]]:
+        """Map a tensor's own name to the unit that makes it, and to its name there."""
+        found, own = units(self._model, self._files)[0], own_names(self._model)
+        made = [(name, unit) for unit in found for name in unit.names if name in own]
+        return {own[name]: (unit, name) for name, unit in reversed(made)}

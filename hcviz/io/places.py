@@ -8,6 +8,7 @@ from pathlib import Path
 from hcviz.errors import HcvizError
 from hcviz.io.checkpoint import weight_files
 from hcviz.io.files import natural
+from hcviz.io.models import check_folder
 from hcviz.io.sources import local_folder, place_of
 
 INSTEAD = (
@@ -97,6 +98,7 @@ def find_places(where: Where, revisions: Sequence[str] | None = None) -> dict[in
         folders = [_whole(folder) for folder in where]
         return _by_step(folders, [folder.name for folder in folders])
     root = local_folder(where, INSTEAD)
+    check_folder(root)
     if weight_files(root):
         return _by_step([root], [root.name])
     folders = [path for path in root.iterdir() if path.is_dir() and weight_files(path)]
@@ -117,6 +119,7 @@ def _step_of(key: int | str) -> int:
 
 def _whole(folder: str | Path) -> Path:
     folder = local_folder(folder, INSTEAD)
+    check_folder(folder)
     if not weight_files(folder):
         raise HcvizError(f"{folder} is no checkpoint: it has no model.safetensors (or shards).")
     return folder

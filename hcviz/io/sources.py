@@ -6,8 +6,21 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hcviz.errors import HcvizError
+from hcviz.io.checkpoint import Checkpoint
 from hcviz.io.files import data_folder, natural
+from hcviz.io.models import (
+    WRAPPER,
+    asks_for_trust,
+    blank,
+    check_config,
+    own_code,
+    read_config,
+    whole,
+    wrapped,
+)
 
 VOCABULARY = 2048
 """Tokens of the tokenizer that the shipped sources share."""
@@ -68,24 +81,76 @@ def load(spec: str | Path, *, trust_remote_code: bool = False) -> tuple[Any, Any
         >>> model.config.model_type, len(tokenizer)
         ('llama', 2048)
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     from hcviz.io.process import quiet
 
-    place = str(place_of(spec))
-    options = {"trust_remote_code": trust_remote_code}
+    place, trust = str(place_of(spec)), {"trust_remote_code": trust_remote_code}
+    folder = folder_of(spec, **trust)
     try:
+        model = read_model(folder, **trust)
+        model.config._name_or_path = place
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, **options)
-            tokenizer = AutoTokenizer.from_pretrained(place, **options)
+            tokenizer = AutoTokenizer.from_pretrained(place, **trust)
     except Exception as error:  # the loaders raise many unrelated kinds
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(own_code(spec) if asks_for_trust(error) else error).split())
         raise HcvizError(
             f"The model {str(spec)!r} cannot be loaded: {reason} Needed are "
             "config.json, whole safetensors weights and a tokenizer. Give a model folder, "
             f"a hub id, or one of {_shipped()}."
         ) from error
-    return model.eval(), tokenizer
+    return model, tokenizer
+
+
+def read_model(
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    trust_remote_code: bool = False,
+    model_class: Any = None,
+) -> Any:
+    """Load the model of a checkpoint folder: all of its weights as they are stored, and no others.
+
+    Args:
+        folder: The folder.
+        dtype: Cast it; its own dtype if None.
+        trust_remote_code: Run code that comes with the model.
+        model_class: Its class; by default the one that its configuration names.
+
+    Returns:
+        The model in eval mode.
+
+    Raises:
+        HcvizError: If a tensor is missing, left over or of another shape, naming the first, or the
+            folder is of a kind that hcviz does not read.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from hcviz.io.process import quiet
+
+    opens = model_class or AutoModelForCausalLM
+    trust = {} if model_class else {"trust_remote_code": trust_remote_code}
+    cast = {"dtype": dtype} if dtype else {}
+    with quiet():
+        if model_class:
+            config = model_class.config_class.from_pretrained(folder)
+        else:
+            config = read_config(folder, **trust)
+        check_config(config, folder)
+        files = Checkpoint(folder)
+        try:
+            made, _ = whole(blank(config, model_class, **trust), files)
+            names = {WRAPPER.pattern: ""} if any(map(wrapped, made.values())) else None
+            options = {"use_safetensors": True, "key_mapping": names, **cast, **trust}
+            model, found = opens.from_pretrained(folder, output_loading_info=True, **options)
+        except ValueError as error:
+            if asks_for_trust(error):
+                raise own_code(folder) from error
+            raise
+    odd = {*found["missing_keys"], *found["mismatched_keys"]}
+    if odd:
+        raise HcvizError(f"{min(odd)} of {folder} was not loaded by transformers, but made up.")
+    return model.eval()
 
 
 def _shipped() -> str:
@@ -103,19 +168,9 @@ def config_of(source: Any) -> Any:
         >>> config_of("nano:llama").model_type
         'llama'
     """
-    from transformers import AutoConfig
-
     if not isinstance(source, str | PathLike):
         return getattr(source, "config", source)
-    try:
-        return AutoConfig.from_pretrained(place_of(source))
-    except (OSError, ValueError) as error:
-        if isinstance(error, HcvizError):
-            raise
-        raise HcvizError(
-            f"{str(source)!r} has no configuration that opens: {error} Give a folder with "
-            "config.json, a hub id, or nano:NAME."
-        ) from error
+    return read_config(place_of(source))
 
 
 KINDS = (
@@ -242,7 +297,7 @@ def tokenizer_for(model: Any) -> Any:
         if not place:
             continue
         try:
-            return AutoTokenizer.from_pretrained(place_of(place))
+            return AutoTokenizer.from_pretrained(place_of(place), trust_remote_code=False)
         except Exception:  # not there; try the next place
             continue
     if model.config.vocab_size == VOCABULARY:

@@ -7,7 +7,7 @@ import torch
 
 from hcviz.errors import HcvizError
 from hcviz.io.checkpoint import file_stamp
-from hcviz.io.sources import config_of
+from hcviz.io.models import read_config
 from hcviz.metrics._registry import METRICS, Entry
 from hcviz.runs.run import Run
 
@@ -84,7 +84,7 @@ def _moments(folder: Path, mark: tuple) -> dict[str, dict[str, torch.Tensor]]:
     if not (folder / "optimizer.pt").is_file():
         return {}
     state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True, mmap=True)
-    config = config_of(folder)
+    config = read_config(folder)
     model = meta_model(config, AutoModelForCausalLM._model_mapping[type(config)])
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     decayed = shapes.keys() & set(Trainer.get_decay_parameter_names(None, model))

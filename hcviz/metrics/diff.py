@@ -18,6 +18,7 @@ from hcviz.architecture.widths import widths
 from hcviz.cloning.clone import decide
 from hcviz.errors import HcvizError
 from hcviz.io.files import layer_of
+from hcviz.io.models import check_model
 from hcviz.io.sources import place_of
 from hcviz.metrics import axes_of, known_layout
 from hcviz.runs.run import Run
@@ -35,6 +36,8 @@ class _Side:
     names: list[str]
     tensor: Callable[[str], torch.Tensor]
     factors: Mapping[str, Any]
+    whole: bool = True
+    """Whether it has all its tensors; a thinned snapshot has not."""
 
 
 @torch.no_grad()
@@ -59,7 +62,7 @@ def diff(a: Any, b: Any, *, factors: Mapping[str, Any] | None = None) -> pd.Data
         axis (NaN where a tensor has no such copies). Those of two axes overlap.
 
     Raises:
-        HcvizError: If the two have no tensor in common, or shapes that no factors explain.
+        HcvizError: If one has a tensor that the other lacks, or shapes that no factors explain.
 
     Example:
         >>> import hcviz
@@ -84,6 +87,8 @@ def diff(a: Any, b: Any, *, factors: Mapping[str, Any] | None = None) -> pd.Data
             f"The two models share no tensor: {', '.join(small.names[:3])}, ... and "
             f"{', '.join(wide.names[:3])}, ... Compare models of one family."
         )
+    if small.whole and wide.whole:
+        _check_paired(small.names, wide.names, same)
     rows = []
     for name in names:
         old, new = before(name).double(), wide.tensor(name).double()
@@ -95,6 +100,17 @@ def diff(a: Any, b: Any, *, factors: Mapping[str, Any] | None = None) -> pd.Data
         for row in _split(new - old, old, axes_of(axes, name, new), found):
             rows.append({"tensor": name, "layer": layer_of(name), **row})
     return pd.DataFrame(rows, columns=COLUMNS).astype({"layer": "Int64"})
+
+
+def _check_paired(small: list[str], wide: list[str], same: bool) -> None:
+    """Refuse two models of which one has a tensor that the other lacks."""
+    lone = [name for name in small if name not in wide]
+    lone += [name for name in wide if same and name not in small]  # a clone may untie its head
+    if lone:
+        raise HcvizError(
+            f"Only one of the two models has {lone[0]} ({len(lone)} tensors in all), so they "
+            "cannot be compared. Give two models of one architecture and depth."
+        )
 
 
 def _split(
@@ -146,12 +162,17 @@ def _widened(small: _Side, wide: _Side, factors: Mapping[str, Any]) -> Callable:
 
 def _open(spec: Any) -> _Side:
     """Return a model, a run, or what a path or id names, ready to be read."""
+    if isinstance(spec, torch.nn.Module):
+        check_model(spec)
     if isinstance(spec, PreTrainedModel):
         found = tensors(spec)
         factors = (getattr(spec.config, "hcviz", None) or {}).get("factors") or {}
         return _Side(spec.config, list(found), lambda name: found[name].detach(), factors)
     run = spec if isinstance(spec, Run) else _run(spec)
-    return _Side(run.config, run.names(), run.tensor, run.factors if run.is_clone else {})
+    stored = run.stored()
+    stored.check()
+    factors = run.factors if run.is_clone else {}
+    return _Side(run.config, run.names(), run.tensor, factors, stored.kept is None)
 
 
 def _run(spec: str | Path) -> Run:

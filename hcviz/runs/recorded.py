@@ -1,6 +1,7 @@
 """Recorded comparisons: small copies of runs that a notebook opens in a second."""
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from hcviz.errors import HcvizError
+from hcviz.io.checkpoint import KEPT
 from hcviz.io.files import data_folder, fresh_folder
 from hcviz.runs.run import Run
 
@@ -122,4 +124,5 @@ def _keep(run: Run, folder: Path, tensors: Sequence[str]) -> None:
         place.mkdir()
         shutil.copy(run.path / place.name / "config.json", place / "config.json")
         kept = {name: run.tensor(name, step).half() for name in tensors}
-        save_file(kept, place / "model.safetensors", metadata={"format": "pt"})
+        note = {"format": "pt", KEPT: "|".join(f"^{re.escape(name)}$" for name in tensors)}
+        save_file(kept, place / "model.safetensors", metadata=note)

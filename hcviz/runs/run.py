@@ -9,8 +9,9 @@ import pandas as pd
 
 from hcviz.errors import HcvizError
 from hcviz.io.checkpoint import Stored, damaged, file_stamp
+from hcviz.io.models import read_config
 from hcviz.io.places import Place, Where, find_places
-from hcviz.io.sources import config_of, local_folder
+from hcviz.io.sources import config_of, local_folder, read_model
 from hcviz.runs.rows import read_live, table
 from hcviz.runs.snapshots import Snapshots
 
@@ -236,7 +237,7 @@ class Run:
         def read() -> Any:
             step = next(filter(self._at.is_here, self.steps), self.steps[0])
             path = None if self._at.is_here(step) else self._at.file(step, "config.json")
-            return config_of(path.parent if path else self._at.folder(step))
+            return read_config(path.parent if path else self._at.folder(step))
 
         return self._once("config", read)
 
@@ -273,9 +274,6 @@ class Run:
             HcvizError: If chosen tensors only were kept of it, or a file is damaged.
         """
         from safetensors import SafetensorError
-        from transformers import AutoModelForCausalLM
-
-        from hcviz.io.process import quiet
 
         stored = self.stored(step)
         if stored.kept is not None:
@@ -286,10 +284,10 @@ class Run:
                 f"(keep={stored.kept!r}), not a whole model. Whole are the steps "
                 f"{', '.join(map(str, whole)) or 'none'}; single tensors: run.tensor(name, step)."
             )
-        options = {"use_safetensors": True}
         try:
-            with quiet():
-                return AutoModelForCausalLM.from_pretrained(stored.folder, **options).eval()
+            return read_model(stored.folder)
+        except HcvizError:
+            raise
         except (SafetensorError, OSError, ValueError) as error:
             raise damaged(stored.folder, error) from error
 

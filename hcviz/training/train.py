@@ -14,6 +14,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from hcviz.cloning.lockstep import Pace, paces
 from hcviz.errors import HcvizError
 from hcviz.io.files import locked
+from hcviz.io.models import check_model
 from hcviz.io.parameters import takes
 from hcviz.io.process import quiet, surroundings
 from hcviz.io.sources import load, tokenizer_for
@@ -119,6 +120,7 @@ def _opened(model: Any, request: TrainRequest) -> tuple[Any, Any, str | Path | N
     """Return a model of one's own, its tokenizer, and what it was made from."""
     with quiet():
         if not isinstance(model, str | Path):
+            check_model(model)
             model = copy.deepcopy(model)
             return model, request.tokenizer or tokenizer_for(model), request.source
         source = request.source or str(model)

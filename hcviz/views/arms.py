@@ -142,7 +142,7 @@ def start_of(arm: Arm, small: Any, *, factor: int, seed: int, source: str | Path
     config = copy.deepcopy(wide.config)
     del config.hcviz
     set_seed(seed)
-    return AutoModelForCausalLM.from_config(config).eval()
+    return AutoModelForCausalLM.from_config(config, trust_remote_code=False).eval()
 
 
 def history(runs: Sequence[Run]) -> pd.DataFrame:

@@ -117,7 +117,7 @@ def test_tied_weights_stored_twice_have_to_agree(tmp_path):
     check_same_files(src, tmp_path)
     twice["lm_head.weight"][0, 0] += 1
     save_file(twice, src / "model.safetensors", PT)
-    with pytest.raises(hcviz.CloneError, match=r"ties .*embed_tokens.* different values"):
+    with pytest.raises(hcviz.HcvizError, match=r"ties .*embed_tokens.* different values"):
         stream(src, tmp_path / "out")
 
 
@@ -157,7 +157,7 @@ def test_quantized_weights_are_refused(tmp_path):
     config = json.loads((src / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (src / "config.json").write_text(json.dumps(config))
-    with pytest.raises(hcviz.CloneError, match=r"quantized.*bfloat16"):
+    with pytest.raises(hcviz.HcvizError, match=r"quantized.*bfloat16"):
         stream(src, tmp_path / "out")
 
 

@@ -131,7 +131,7 @@ def test_data_stays_small():
         ("nano:bert", "Unknown source 'nano:bert'. The shipped ones are gpt-neox,"),
         ("nano:gpt-neox@7", "Unknown source 'nano:gpt-neox@7'.*gpt-neox@300"),
         ("./nowhere", "There is no folder './nowhere'"),
-        ("someone/model", r"The model 'someone/model' cannot be loaded: .*nano:gpt-neox"),
+        ("someone/model", r"The model 'someone/model' cannot be downloaded: .*nano:gpt-neox"),
     ],
 )
 def test_a_source_that_is_not_there_is_named(spec, message):
