@@ -85,6 +85,11 @@ def files(room: str) -> str:
     return "  ".join(names) if len(names) < 10 else f"{len(names)} files, a concern each"
 
 
+def content() -> dict[str, list]:
+    """Return what the picture tells of every room: sentence, files, arrows."""
+    return {room: [said, files(room), arrows()[room]] for room, said in rooms().items()}
+
+
 def draw() -> plt.Figure:
     """Draw a box for every room, and the arrows."""
     width, height = RIGHT + WIDE, 6 * FLOOR + TALL
@@ -140,12 +145,12 @@ def arrow(ax: plt.Axes, room: str, other: str) -> None:
 
 
 def main() -> None:
-    """Draw the picture in few colours; it carries its arrows, so that a test knows its age."""
+    """Draw the picture in few colours; it carries what it tells, so that a test knows its age."""
     mpl.use("agg")
     buffer = io.BytesIO()
     draw().savefig(buffer, dpi=110)
     notes = PngImagePlugin.PngInfo()
-    notes.add_text("arrows", json.dumps(arrows()))
+    notes.add_text("content", json.dumps(content()))
     picture = Image.open(buffer).convert("L").quantize(32, dither=Image.Dither.NONE)
     picture.save(PICTURE, optimize=True, pnginfo=notes)
     print(f"{PICTURE.name}: {PICTURE.stat().st_size / 1e3:.0f} kB")
