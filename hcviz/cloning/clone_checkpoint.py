@@ -40,9 +40,6 @@ from hcviz.widening.request import CloneRequest
 NOTE = "unfinished.json"
 """What a hidden folder is for; it is removed when all is there."""
 CHECKS = ("auto", "full", "twin")
-WAITING = 0.2
-"""Share of the free memory that files fill before Linux lets who writes wait for the disk. A clone
-that is larger goes to the disk straight away, which is less work and leaves memory to others."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ def clone_checkpoint(
 ) -> Written:
     """Widen a checkpoint tensor by tensor; the files are those of cloning in memory and saving.
 
-    Memory holds the largest tensor and what it grows to, whatever the model's size. Shards
+    Memory holds the largest tensor and twice what it grows to, whatever the model's size. Shards
     appear one by one in a hidden folder beside ``out``, which is renamed at the end: the same call
     goes on where it was interrupted.
 
@@ -124,10 +121,8 @@ def clone_checkpoint(
             }
             folder = _workplace(out, asked)
             there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-            left = split.metadata["total_size"] - there
-            check_space(out, left, f"The clone in {out}")
-            direct = left > WAITING * psutil.virtual_memory().available
-            transfer.write(folder, split.filename_to_tensors, progress, direct)
+            check_space(out, split.metadata["total_size"] - there, f"The clone in {out}")
+            transfer.write(folder, split.filename_to_tensors, progress)
             hashes = {name: future.result() for name, future in hashes.items()}
         transfer.write_rest(place, folder, split)
         report = None

@@ -1,7 +1,6 @@
 """A stored source and its clone-to-be: which tensors of the files make which of the clone's."""
 
 import contextlib
-import functools
 import itertools
 import json
 import re
@@ -29,7 +28,7 @@ from hcviz.io.models import (
     read_config,
     whole,
 )
-from hcviz.io.shards import Ring, header_of, made_ahead, room, write_shard
+from hcviz.io.shards import BLOCK, made_ahead, taken, write_shard
 from hcviz.widening.plan import check_shapes
 from hcviz.widening.request import CloneRequest
 
@@ -44,8 +43,7 @@ CARRIED = (
 class Transfer:
     """A stored source and its clone-to-be; both models are on the meta device, without weights.
 
-    ``outputs`` are the tensors of the clone's files by name, ``unit_of`` says what makes each, and
-    ``stored_as`` which of them a tensor of the clone is, where it is one.
+    ``outputs`` are the tensors of the clone's files by name, and ``unit_of`` says what makes each.
     """
 
     def __init__(self, place: Path, dtype, trust_remote_code: bool, request: CloneRequest):
@@ -93,20 +91,14 @@ class Transfer:
         self.of_unit = {}
         for name in empty:
             self.of_unit.setdefault(maker[self.own_name[name]], []).append(name)
-        self.room = {
-            unit: room(
-                [_nbytes(self.stored.empty(key)) for _, key in unit.stored]
-                + [_nbytes(empty[name]) for name in names]
-            )
-            for unit, names in self.of_unit.items()
-        }
+        self.room = max(
+            sum(_nbytes(empty[name]) + BLOCK for name in names) for names in self.of_unit.values()
+        )
         self.outputs = revert_weight_conversion(self.wide, empty)
-        self.unit_of, self.stored_as = {}, {}
+        self.unit_of = {}
         for unit, names in self.of_unit.items():
             part = revert_weight_conversion(self.wide, {name: empty[name] for name in names})
             self.unit_of.update(dict.fromkeys(part, unit))
-            if len(names) == len(part):
-                self.stored_as.update(zip(names, part, strict=True))
         odd = self.outputs.keys() ^ self.unit_of.keys()
         if odd:
             raise CloneError(
@@ -117,25 +109,20 @@ class Transfer:
     def _read(self, unit: Unit, tensor_of) -> dict[str, torch.Tensor]:
         return unit.read(self.source, tensor_of, self.kinds[unit.name])
 
-    def make(self, unit: Unit, ring: Ring, places: dict[str, int]) -> dict[str, torch.Tensor]:
+    def make(self, unit: Unit, empty=torch.empty) -> dict[str, torch.Tensor]:
         """Read, widen and bring to the form of the files what one unit makes.
 
-        ``places`` says where in its file each tensor starts.
+        ``empty`` gives the memory of what is widened, as ``torch.empty`` does.
         """
-        ring.begin(self.room[unit])
-        tensor_of = functools.partial(self.stored.tensor, empty=ring.empty)
-        read = {self.own_name[n]: t for n, t in self._read(unit, tensor_of).items()}
+        read = {self.own_name[n]: t for n, t in self._read(unit, self.stored.tensor).items()}
         head, wide = self.plan.head, {}
         for name in self.of_unit[unit]:
-            own, at = self.own_name[name], places.get(self.stored_as.get(name), 0)
-            empty = functools.partial(ring.empty, at=at)
+            own = self.own_name[name]
             wide[name] = self.plan.widened(name if name == head else own, read[own], empty)
         return revert_weight_conversion(self.wide, wide)
 
-    def write(
-        self, folder: Path, shards: dict[str, list[str]], progress: bool, direct: bool
-    ) -> None:
-        """Write the shards that are not there yet; what they need is made a little ahead."""
+    def write(self, folder: Path, shards: dict[str, list[str]], progress: bool) -> None:
+        """Write the shards that are not there yet; what comes next is made meanwhile."""
         sizes = {name: _nbytes(tensor) for name, tensor in self.outputs.items()}
         left = {
             file: {name: self.outputs[name] for name in names}
@@ -147,10 +134,11 @@ class Transfer:
             for file, names in left.items()
         }
         there = sum(sizes[name] for file in shards.keys() - left for name in shards[file])
-        ring = Ring(max(self.room.values()))
-        places = {n: at for tensors in left.values() for n, at in header_of(tensors)[1].items()}
-        make = functools.partial(self.make, ring=ring, places=places)
-        made = made_ahead(make, itertools.chain.from_iterable(jobs.values()), ring)
+        memories = itertools.cycle([torch.empty(self.room, dtype=torch.uint8) for _ in range(2)])
+        made = made_ahead(
+            lambda unit: self.make(unit, taken(next(memories))),
+            itertools.chain.from_iterable(jobs.values()),
+        )
         look = {"unit": "B", "unit_scale": True, "disable": not progress, "desc": "Cloning"}
         bar = tqdm(total=sum(sizes.values()), initial=there, **look)
 
@@ -161,7 +149,7 @@ class Transfer:
 
         with bar, contextlib.closing(made):
             for file, tensors in left.items():
-                write_shard(folder / file, tensors, parts(jobs[file], tensors), direct=direct)
+                write_shard(folder / file, tensors, parts(jobs[file], tensors))
 
     def write_rest(self, place: Path, folder: Path, split) -> None:
         """Write what stands beside the weights: index, configuration, tokenizer, generation."""

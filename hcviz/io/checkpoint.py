@@ -133,10 +133,9 @@ class Checkpoint:
         """Return a tensor's shape and dtype, as a tensor on the meta device."""
         return self._empty[key]
 
-    def tensor(self, key: str, empty=torch.empty) -> torch.Tensor:
-        """Read a tensor into memory that ``empty`` gives, as ``torch.empty`` does."""
-        like = self.empty(key)
-        tensor = empty(like.shape, dtype=like.dtype)
+    def tensor(self, key: str) -> torch.Tensor:
+        """Read a tensor."""
+        tensor = torch.empty_like(self.empty(key), device="cpu")
         path, start = self._places[key]
         with path.open("rb") as file:
             file.seek(start)
