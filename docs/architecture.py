@@ -23,12 +23,13 @@ from hcviz.plots import theme
 
 PACKAGE = Path(hcviz.__file__).parent
 PICTURE = Path(__file__).with_suffix(".png")
-MIDDLE, RIGHT = 1.75, 7.4
+LEFT, MIDDLE, RIGHT = -1.9, 1.75, 7.4
 PLACES = {
     "cli": (MIDDLE, 6),
     "views": (MIDDLE, 5),
     "training": (MIDDLE, 4),
     "metrics": (MIDDLE, 3),
+    "text": (LEFT, 3),
     "cloning": (0, 2),
     "runs": (2 * MIDDLE, 2),
     "widening": (MIDDLE, 1),
@@ -92,10 +93,10 @@ def content() -> dict[str, list]:
 
 def draw() -> plt.Figure:
     """Draw a box for every room, and the arrows."""
-    width, height = RIGHT + WIDE, 6 * FLOOR + TALL
+    width, height = RIGHT + WIDE - LEFT, 6 * FLOOR + TALL
     with theme.style():
         figure = plt.figure(figsize=(width + 0.2, height + 0.2))
-        ax = figure.add_axes([0, 0, 1, 1], xlim=(-0.1, width + 0.1), ylim=(-0.1, height + 0.1))
+        ax = figure.add_axes([0, 0, 1, 1], xlim=(LEFT - 0.1, RIGHT + WIDE + 0.1), ylim=(-0.1, height + 0.1))
     ax.set_axis_off()
     ax.text(RIGHT, height - 0.1, KEY, size=9, va="top", linespacing=1.5)
     for room, sentence in rooms().items():
@@ -125,10 +126,15 @@ def box(ax: plt.Axes, room: str, sentence: str) -> None:
 
 
 def arrow(ax: plt.Axes, room: str, other: str) -> None:
-    """Draw an arrow down; from the middle to the right it leaves sideways and turns down."""
+    """Draw an arrow down; from the middle to the right it leaves sideways and turns down.
+
+    To a room on its own floor it goes straight.
+    """
     (x, floor), (to, end) = PLACES[room], PLACES[other]
     bottom, top = floor * FLOOR, end * FLOOR + TALL
-    if room != "plots" and other in ("plots", "statistics", "io"):
+    if floor == end:
+        path = [(x, bottom + TALL / 2), (to + WIDE, bottom + TALL / 2)]
+    elif room != "plots" and other in ("plots", "statistics", "io"):
         path = [(x + WIDE, bottom + TALL / 2), (to + 0.5, bottom + TALL / 2), (to + 0.5, top)]
     elif room == "plots":
         at = RIGHT + (WIDE / 2 if other == "statistics" else WIDE - 0.25)
