@@ -1,13 +1,13 @@
 """The rules of the house that no linter knows: who may import whom, sizes, names, nothing local."""
 
 import ast
+import functools
 import importlib
 import json
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,16 +58,20 @@ def room(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imports(source: str) -> Iterator[str]:
-    """Yield the dotted name of everything a module imports, inside functions too."""
+@functools.cache  # many rules ask it of the same files
+def imports(source: str) -> list[str]:
+    """Return the dotted name of everything a module imports, inside functions too."""
+    found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
 
 
+@functools.cache
 def ours(source: str) -> set[str]:
     """Return the modules of hcviz that a source imports, as dotted names without the package."""
     found = set()

@@ -110,32 +110,38 @@ def test_other_factors_are_measured_again(run):
     assert set(hcviz.measure(ffn, metrics=["ledger"], tensors=NAME)["axis"]) == {"N"}
 
 
-def test_other_code_is_measured_again(run, tmp_path):
-    """With a version of hcviz that cannot read a weight any more, it is noticed."""
-    asked = f"hcviz.measure({str(run.path)!r}, metrics=['ledger'], tensors={NAME!r})"
-    hcviz.measure(run, metrics=["ledger"], tensors=NAME)
-    other = shutil.copytree(Path(hcviz.__file__).parent, tmp_path / "other" / "hcviz")
-    with (other / "io" / "checkpoint.py").open("a") as file:
-        file.write("\n\nStored.tensor = None\n")
-    done = subprocess.run(
-        [sys.executable, "-c", f"import hcviz; {asked}"], capture_output=True, text=True,
-        cwd=other.parent, check=False,
-    )  # fmt: skip
-    assert done.stderr.strip().endswith("'NoneType' object is not callable")
-
-
-def test_all_code_that_metrics_load_or_import_later_tells_their_results():
-    """What importing and measuring load, by whatever way, is in the hash."""
-    code = """
+OTHER = """
 import sys, pathlib, hcviz.metrics
 from hcviz.metrics._reading import code_files
 root = pathlib.Path(hcviz.__file__).parents[1]
 loaded = {m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "hcviz"}
 files = set(map(str, code_files("hcviz.metrics", root)))
-print(sorted(loaded - files), len(loaded) > 30, any("plots" in name for name in files))
+print(sorted(loaded - files), len(loaded) > 30, any("plots" in name for name in files), root)
+hcviz.measure(sys.argv[1], metrics=["ledger"], tensors=sys.argv[2])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["[]", "True", "False"]
+
+
+@pytest.fixture(scope="module")
+def other(whole, tmp_path_factory):
+    """What a version of hcviz that cannot read a weight says of a run that this one measured."""
+    run = Run(shutil.copytree(whole.path, tmp_path_factory.mktemp("measured") / "run"))
+    hcviz.measure(run, metrics=["ledger"], tensors=NAME)
+    root = tmp_path_factory.mktemp("other").resolve()
+    shutil.copytree(Path(hcviz.__file__).parent, root / "hcviz")
+    with (root / "hcviz" / "io" / "checkpoint.py").open("a", encoding="utf-8") as file:
+        file.write("\n\nStored.tensor = None\n")
+    words = [sys.executable, "-c", OTHER, str(run.path), NAME]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=root, check=False)
+    return root, done.stdout, done.stderr
+
+
+def test_other_code_is_measured_again(other):
+    assert other[2].strip().endswith("'NoneType' object is not callable")
+
+
+def test_all_code_that_metrics_load_or_import_later_tells_their_results(other):
+    """What importing and measuring load, by whatever way, is in the hash."""
+    assert other[1].split() == ["[]", "True", "False", str(other[0])]
     files = code_files("hcviz.metrics", Path(hcviz.__file__).parents[1])
     deciding = (Dim, segments, widen, infer, read_factors, density, declone, layout, Run, Stored)
     assert {Path(inspect.getfile(inspect.unwrap(one))) for one in deciding} <= set(files)
