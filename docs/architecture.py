@@ -29,7 +29,7 @@ PLACES = {
     "views": (MIDDLE, 5),
     "training": (MIDDLE, 4),
     "metrics": (MIDDLE, 3),
-    "text": (LEFT, 3),
+    "text": (LEFT, 1),
     "cloning": (0, 2),
     "runs": (2 * MIDDLE, 2),
     "widening": (MIDDLE, 1),
@@ -96,7 +96,9 @@ def draw() -> plt.Figure:
     width, height = RIGHT + WIDE - LEFT, 6 * FLOOR + TALL
     with theme.style():
         figure = plt.figure(figsize=(width + 0.2, height + 0.2))
-        ax = figure.add_axes([0, 0, 1, 1], xlim=(LEFT - 0.1, RIGHT + WIDE + 0.1), ylim=(-0.1, height + 0.1))
+        ax = figure.add_axes(
+            [0, 0, 1, 1], xlim=(LEFT - 0.1, RIGHT + WIDE + 0.1), ylim=(-0.1, height + 0.1)
+        )
     ax.set_axis_off()
     ax.text(RIGHT, height - 0.1, KEY, size=9, va="top", linespacing=1.5)
     for room, sentence in rooms().items():
@@ -126,14 +128,11 @@ def box(ax: plt.Axes, room: str, sentence: str) -> None:
 
 
 def arrow(ax: plt.Axes, room: str, other: str) -> None:
-    """Draw an arrow down; from the middle to the right it leaves sideways and turns down.
-
-    To a room on its own floor it goes straight.
-    """
+    """Draw an arrow down; from the middle to the side it leaves sideways and turns down."""
     (x, floor), (to, end) = PLACES[room], PLACES[other]
     bottom, top = floor * FLOOR, end * FLOOR + TALL
-    if floor == end:
-        path = [(x, bottom + TALL / 2), (to + WIDE, bottom + TALL / 2)]
+    if other == "text":
+        path = [(x, bottom + TALL / 2), (to + 0.8, bottom + TALL / 2), (to + 0.8, top)]
     elif room != "plots" and other in ("plots", "statistics", "io"):
         path = [(x + WIDE, bottom + TALL / 2), (to + 0.5, bottom + TALL / 2), (to + 0.5, top)]
     elif room == "plots":

@@ -113,15 +113,15 @@ def status_kept(trainer: Any, record: dict[str, Any]) -> Iterator[None]:
                 f"{begin.format(trainer.state.global_step)} {out} cannot be written"
                 f"{': the disk is full' if full else ''} ({error}). {end.format('make room and ')}"
             ) from error
-        except RuntimeError as error:
+        except (RuntimeError, Terminated) as error:
             record["status"] = f"stopped: {type(error).__name__}"
-            if not isinstance(error, DistError) and "gloo" not in str(error):
+            count = trainer.args.world_size
+            if count == 1 or not _ended_elsewhere(error):
                 raise
-            record["status"] = "stopped: another process ended"
+            why = str(error).partition(". ")[0]
             raise HcvizError(
-                f"{begin.format(trainer.state.global_step)} another of the "
-                f"{trainer.args.world_size} processes ended; it says why, or was killed ({error}). "
-                f"{end.format('')}"
+                f"{begin.format(trainer.state.global_step)} another of the {count} processes ended "
+                f"and says why, or was killed, or all were told to end ({why}). {end.format('')}"
             ) from error
         except BaseException as error:
             record["status"] = f"stopped: {type(error).__name__}"
@@ -132,7 +132,15 @@ def status_kept(trainer: Any, record: dict[str, Any]) -> Iterator[None]:
 
 
 class Terminated(SystemExit):
-    """The process was asked to end, as a launcher does when another one has."""
+    """The process was told to end, as a launcher does when another one has ended."""
+
+    def __str__(self) -> str:
+        return "SIGTERM"
+
+
+def _ended_elsewhere(error: BaseException) -> bool:
+    """Tell whether an error is the echo of another process's end; which echo is first is chance."""
+    return isinstance(error, DistError | Terminated) or "gloo" in str(error)
 
 
 @contextlib.contextmanager

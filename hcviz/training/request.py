@@ -179,9 +179,13 @@ def trainer_arguments(
         "bf16": request["dtype"] == "bfloat16",
         "fp16": request["dtype"] == "float16",
     }
-    clash = sorted({*ours, "per_device_train_batch_size", "warmup_steps"} & set(extra))
+    decided = {*ours, "per_device_train_batch_size", "warmup_steps"}
+    clash = sorted((decided | {"bf16_full_eval", "fp16_full_eval"}) & set(extra))
     if clash:
-        raise HcvizError(f"trainer_args may not hold {', '.join(clash)}: train() sets them itself.")
+        raise HcvizError(
+            f"trainer_args may not hold {', '.join(clash)}: train() sets them itself, by keywords "
+            "of its own (dtype, steps, lr, ...)."
+        )
     pin = torch.cuda.is_available() and device != "cpu"
     defaults = {"optim": "adamw_torch", "report_to": "none", "dataloader_pin_memory": pin}
     try:

@@ -109,11 +109,18 @@ class SnapshotTrainer(Trainer):
         off, config.use_cache = config.use_cache, self.use_cache
         try:
             if self.is_fsdp_enabled:  # in shards the Trainer would leave no weights to open
-                self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
+                self._save(output_dir, state_dict=self._whole_state())
             else:
                 super().save_model(output_dir, _internal_call)
         finally:
             config.use_cache = off
+
+    def _whole_state(self) -> dict[str, torch.Tensor]:
+        """Gather the weights of all processes in the first one, tied ones once."""
+        state = self.accelerator.get_state_dict(self.model)
+        once = {name for name, _ in self.model.named_parameters()}
+        named = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        return {name: weight for name, weight in state.items() if name not in named - once}
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run one step; refuse to go on from a loss that is not a number."""
