@@ -243,6 +243,19 @@ def test_code_of_a_checkpoint_is_not_run_and_nobody_is_asked(
         assert sys.stdin.tell() == 0, f"{verb} asked"
 
 
+def test_code_of_a_checkpoint_is_run_where_it_is_asked_for(planted, tmp_path):
+    folder, mark = planted
+    model, _ = hcviz.load(folder, trust_remote_code=True)
+    assert mark.exists()
+    assert type(model).__name__ == "OwnLM"
+    found = dict(model.named_parameters())
+    assert all(torch.equal(found[name], one) for name, one in tiny.model().named_parameters())
+    assert (hcviz.diff(model, model)["moved"] == 0).all()
+    store(folder, lambda w: {k: w[k] for k in w if k != NORM})
+    with pytest.raises(HcvizError, match=f"{NORM} is not among the stored weights"):
+        hcviz.load(folder, trust_remote_code=True)
+
+
 def adapted(model):
     model._hf_peft_config_loaded = True
     return model
