@@ -28,6 +28,7 @@ from hcviz.io.files import (
     check_free,
     check_space,
     locked,
+    needing_room,
     open_to_readers,
     replace_folder,
     write_text,
@@ -104,7 +105,7 @@ def clone_checkpoint(
     out = Path(out)
     if check not in CHECKS:
         raise HcvizError(f"check={check!r} is unknown. Choose one of {', '.join(CHECKS)}.")
-    with locked(out):
+    with locked(out), needing_room(out):
         check_free(out, overwrite=overwrite)
         place = folder_of(src, trust_remote_code=trust_remote_code)
         with _hashing(weight_files(place)) as hashes:

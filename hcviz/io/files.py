@@ -15,6 +15,13 @@ from filelock import FileLock, Timeout
 
 from hcviz.errors import HcvizError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SAID = (
+    *("No space left", "quota exceeded", "File too large"),
+    *("inline_container", "StreamWriter failed", "iostream error"),
+)
+"""What libraries say that hide the system's number; of torch no more than where it failed."""
+
 
 def natural(name: str | float) -> list[tuple[float, str]]:
     """Return the key that sorts numbers, or names by the numbers in them: layer 2 before 10.
@@ -69,6 +76,41 @@ def check_free(path: str | Path, *, overwrite: bool = False) -> None:
         raise HcvizError(
             f"{path} already exists. Choose another folder, or overwrite it with --overwrite."
         )
+
+
+def full_disk(error: BaseException | None) -> BaseException | None:
+    """Return what, among an error and its causes, says that a disk is full; None if nothing does.
+
+    Example:
+        >>> full_disk(OSError(28, "No space left on device")) is not None
+        True
+    """
+    found = None
+    while error is not None:
+        if getattr(error, "errno", None) in FULL or any(word in str(error) for word in SAID):
+            found = error
+        error = error.__cause__ or error.__context__
+    return found
+
+
+@contextlib.contextmanager
+def needing_room(path: str | Path) -> Iterator[None]:
+    """Say what to do where the disk gets full inside the block, which writes ``path``.
+
+    Raises:
+        HcvizError: In place of whatever a library makes of it.
+    """
+    try:
+        yield
+    except HcvizError:
+        raise
+    except Exception as error:
+        if (cause := full_disk(error)) is None:
+            raise
+        raise HcvizError(
+            f"{path} cannot be written: the disk is full ({cause}). Make room and run the same "
+            "command again."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -149,7 +191,8 @@ def fresh_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]
                 f"Cannot write beside {path}: {error}. Choose a writable place."
             ) from error
         try:
-            yield scratch
+            with needing_room(path):
+                yield scratch
             replace_folder(scratch, path)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -181,15 +224,54 @@ def fresh_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling that becomes ``path`` only if the block succeeds.
 
     So a reader never sees half of a file. It has the same ending; its folder is made.
+
+    Raises:
+        HcvizError: If the disk is full.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{path.name}")
-    try:
+    with fresh_files(path) as (scratch,):
         yield scratch
-        scratch.replace(path)
+
+
+@contextlib.contextmanager
+def fresh_files(*paths: str | Path) -> Iterator[list[Path]]:
+    """Yield temporary siblings that become ``paths`` together, and only if the block succeeds.
+
+    They are renamed in order; where one cannot be, those before get back what they held.
+
+    Raises:
+        HcvizError: If the disk is full.
+    """
+    mark, places = uuid.uuid4().hex[:8], [Path(path) for path in paths]
+    scratch = [path.with_name(f".tmp-{mark}-{path.name}") for path in places]
+    before = [path.with_name(f".tmp-old-{mark}-{path.name}") for path in places[:-1]]
+    try:
+        with needing_room(places[0]):
+            for path in places:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            yield scratch
+            for path, old in zip(places, before, strict=False):
+                if path.exists():
+                    try:
+                        os.link(path, old)
+                    except OSError:  # some disks know one name for a file only
+                        shutil.copy2(path, old)
+            _rename(scratch, places, before)
     finally:
-        scratch.unlink(missing_ok=True)
+        for path in scratch + before:
+            path.unlink(missing_ok=True)
+
+
+def _rename(scratch: list[Path], places: list[Path], before: list[Path]) -> None:
+    """Rename files in order, all or none; ``before`` holds what was in all places but the last."""
+    done = 0
+    try:
+        for one, path in zip(scratch, places, strict=True):
+            one.replace(path)
+            done += 1
+    except BaseException:
+        for path, old in zip(places[:done], before, strict=False):
+            old.rename(path) if old.exists() else path.unlink()
+        raise
 
 
 def write_text(path: str | Path, text: str) -> Path:

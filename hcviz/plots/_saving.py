@@ -1,6 +1,5 @@
 """Save a figure as a paper needs it: PNG, SVG, the data behind it, and the command that made it."""
 
-import contextlib
 import io
 import json
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 
 import hcviz
 from hcviz.errors import HcvizError
-from hcviz.io.files import fresh_file
+from hcviz.io.files import fresh_files
 
 _SAVING = {"svg.hashsalt": "hcviz", "savefig.facecolor": "white"}
 
@@ -30,8 +29,8 @@ def save(
 ) -> dict[str, Path]:
     """Write ``stem.png``, ``stem.svg``, ``stem.csv`` (data) and ``stem.json`` (how it was made).
 
-    All are drawn in memory first and then put in place by rename, so that a failure leaves the
-    old ones. The CSV is plain; the command is in the JSON, and inside the PNG and SVG as their
+    All are drawn in memory first and then put in place together, so that a failure leaves the old
+    ones. The CSV is plain; the command is in the JSON, and inside the PNG and SVG as their
     description. The same figure gives the same bytes.
 
     Args:
@@ -79,9 +78,9 @@ def save(
     }
     content["json"] = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
     try:
-        with contextlib.ExitStack() as all_of_them:
-            for ending, text in content.items():
-                all_of_them.enter_context(fresh_file(written[ending])).write_bytes(text)
+        with fresh_files(*(written[ending] for ending in content)) as scratch:
+            for path, text in zip(scratch, content.values(), strict=True):
+                path.write_bytes(text)
     except OSError as error:
         raise HcvizError(
             f"Cannot save the figure as {stem}.*: {error}. Choose a writable folder."

@@ -1,7 +1,6 @@
 """A run's folder and its ``run.json``: what was asked, if the folder may be used, how it ended."""
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -17,6 +16,8 @@ from torch.distributed import DistError
 
 from hcviz.errors import HcvizError
 from hcviz.io import files
+from hcviz.io.files import full_disk
+from hcviz.runs.snapshots import LOG
 from hcviz.training.snapshots import Plan
 
 
@@ -95,8 +96,6 @@ def status_kept(trainer: Any, record: dict[str, Any]) -> Iterator[None]:
         HcvizError: If what ended it was the disk, or another process of the run.
     """
     out, first = Path(trainer.args.output_dir), trainer.is_world_process_zero()
-    begin = "Training stopped at step {} because"
-    end = "The snapshots before it are kept; {}run the same command again to go on."
     if first:
         write_info(out, record)
     with _terminable() as deaf:
@@ -106,29 +105,30 @@ def status_kept(trainer: Any, record: dict[str, Any]) -> Iterator[None]:
             finally:
                 deaf.set()
             record["status"] = "done"
-        except (OSError, SafetensorError) as error:
-            record["status"] = "stopped: cannot write"
-            full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)
-            raise HcvizError(
-                f"{begin.format(trainer.state.global_step)} {out} cannot be written"
-                f"{': the disk is full' if full else ''} ({error}). {end.format('make room and ')}"
-            ) from error
-        except (RuntimeError, Terminated) as error:
-            record["status"] = f"stopped: {type(error).__name__}"
-            count = trainer.args.world_size
-            if count == 1 or not _ended_elsewhere(error):
-                raise
-            why = str(error).partition(". ")[0]
-            raise HcvizError(
-                f"{begin.format(trainer.state.global_step)} another of the {count} processes ended "
-                f"and says why, or was killed, or all were told to end ({why}). {end.format('')}"
-            ) from error
+            if first:
+                _write_log(trainer)
+                write_info(out, record)
         except BaseException as error:
-            record["status"] = f"stopped: {type(error).__name__}"
-            raise
-        finally:
+            full = full_disk(error)
+            stuck = full or isinstance(error, OSError | SafetensorError)
+            record["status"] = f"stopped: {'cannot write' if stuck else type(error).__name__}"
             if out.is_dir():
                 _leave_record(trainer, record, first)
+            begin = f"Training stopped at step {trainer.state.global_step} because"
+            end = "The snapshots before it are kept; {}run the same command again to go on."
+            if stuck:
+                raise HcvizError(
+                    f"{begin} {out} cannot be written{': the disk is full' if full else ''} "
+                    f"({full or error}). {end.format('make room and ')}"
+                ) from error
+            count = trainer.args.world_size
+            if count > 1 and _ended_elsewhere(error):
+                why = str(error).partition(". ")[0]
+                raise HcvizError(
+                    f"{begin} another of the {count} processes ended and says why, or was killed, "
+                    f"or all were told to end ({why}). {end.format('')}"
+                ) from error
+            raise
 
 
 class Terminated(SystemExit):
@@ -163,14 +163,24 @@ def _terminable() -> Iterator[threading.Event]:
 
 
 def _leave_record(trainer: Any, record: dict[str, Any], first: bool) -> None:
-    """Write the history and ``run.json``; a full disk must not hide what stopped the run."""
+    """Write ``run.json`` and the history of a run that was stopped, as far as there is room.
+
+    The first process writes, unless it is the one that was killed. Half a snapshot is worth less
+    than the room for the record. Nothing here may hide what stopped the run.
+    """
     out = Path(trainer.args.output_dir)
-    try:
-        if first and trainer.state.log_history:
-            trainer.save_state()
-        # the first process writes, unless it is the one that was killed
-        if first or (record["status"] != "done" and read_info(out).get("status") == "running"):
+    if first and trainer.saving:
+        shutil.rmtree(trainer.saving, ignore_errors=True)
+    with contextlib.suppress(OSError, HcvizError):
+        if first or read_info(out).get("status") == "running":
             write_info(out, record)
-    except OSError:
-        if record["status"] == "done":
-            raise
+    with contextlib.suppress(OSError, HcvizError):
+        if first:
+            _write_log(trainer)
+
+
+def _write_log(trainer: Any) -> None:
+    """Write the history where `transformers` does, by rename."""
+    if trainer.state.log_history:
+        with files.fresh_file(Path(trainer.args.output_dir, LOG)) as scratch:
+            trainer.state.save_to_json(str(scratch))

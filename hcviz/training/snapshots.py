@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from hcviz.errors import HcvizError
 from hcviz.io.checkpoint import KEPT, Stored, weight_files
-from hcviz.io.files import fresh_file, open_to_readers, write_text
+from hcviz.io.files import fresh_file, needing_room, open_to_readers, write_text
 from hcviz.training.schedule import snapshot_steps
 
 SEAL = "resume.json"
@@ -106,7 +106,7 @@ def plan(
         names = ", ".join(name for name, _ in list(model.named_parameters())[:4])
         raise HcvizError(f"keep={keeping.keep!r} finds no tensor of the model; it has {names}, ...")
     whole = sum(p.numel() * p.element_size() for p in model.parameters())
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, needing_room(folder):
         tokenizer.save_pretrained(folder)
         files = sum(path.stat().st_size for path in Path(folder).rglob("*"))
     files += 50_000 + 600 * steps  # configuration, generators, the Trainer's log

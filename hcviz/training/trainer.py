@@ -39,6 +39,7 @@ class SnapshotTrainer(Trainer):
         self.warmup_steps = warmup_steps
         self.tokens_per_step = tokens_per_step
         self.started: float | None = None
+        self.saving: Path | None = None
         self.use_cache = getattr(kwargs["model"].config, "use_cache", True)
         self.flops_per_token = 6 * inner_parameters(kwargs["model"])
         super().__init__(**kwargs)
@@ -104,7 +105,11 @@ class SnapshotTrainer(Trainer):
         return self.lr_scheduler
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save whole weights, and the cache as it was: the Trainer turns it off while it trains."""
+        """Save whole weights, and the cache as it was: the Trainer turns it off while it trains.
+
+        ``saving`` is the checkpoint's folder until all is in it.
+        """
+        self.saving = Path(output_dir or self.args.output_dir)
         config = self.accelerator.unwrap_model(self.model).config
         off, config.use_cache = config.use_cache, self.use_cache
         try:
@@ -205,6 +210,7 @@ class Snapshots(TrainerCallback):
             self.tokenizer.save_pretrained(folder)
             open_to_readers(folder)
             seal(folder)
+        self.trainer.saving = None
 
     def _thin_out(self, state: Any, newest: Path) -> None:
         if state.is_world_process_zero:

@@ -1,6 +1,7 @@
 """Saving: picture, data and command together, the same bytes again, and nothing half-written."""
 
 import json
+import os
 
 import frames
 import pandas as pd
@@ -45,17 +46,28 @@ def test_save_gives_the_same_bytes_for_the_same_figure(tmp_path):
     assert "csv" not in written[0]
 
 
-def test_a_failed_save_keeps_the_old_figure_and_no_scraps(tmp_path, monkeypatch):
-    fig = Figure(figsize=(1, 1))
-    paths = plots.save(fig, tmp_path / "loss", command="old")
+@pytest.mark.parametrize("before", range(4))
+def test_a_failed_save_keeps_the_whole_old_figure_and_no_scraps(tmp_path, monkeypatch, before):
+    fig, frame = Figure(figsize=(1, 1)), frames.history()
+    paths = plots.save(fig, tmp_path / "loss", data=frame, command="old")
     old = {path: path.read_bytes() for path in paths.values()}
+    replace, calls = os.replace, []
 
-    def full(*_, **__):
-        raise OSError("No space left on device")
+    def fails(*args):
+        calls.append(args)
+        if len(calls) > before:
+            raise OSError("No space left on device")
+        replace(*args)
 
-    monkeypatch.setattr("os.replace", full)
-    with pytest.raises(HcvizError, match=r"loss\.\*: No space left"):
-        plots.save(fig, tmp_path / "loss", command="new")
+    monkeypatch.setattr("os.replace", fails)
+    with pytest.raises(HcvizError, match=r"loss\.png .*disk is full \(No space left.*Make room"):
+        plots.save(fig, tmp_path / "loss", data=frame[:1], command="new")
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == old
+    with pytest.raises(HcvizError, match="disk is full"):
+        plots.save(fig, tmp_path / "other" / "loss", command="new")
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_what_is_no_figure_is_refused(tmp_path):
     with pytest.raises(HcvizError, match="figure or axes, and got a str"):
         plots.save("figure", tmp_path / "x")
