@@ -5,7 +5,7 @@ that is not listed has no exceptions; the tiny twin of every clone (``hcviz.wide
 out if that is wrong.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Family:
     is written."""
     stuck: str = ""
     """What keeps widths from growing, for the message when the twin finds that they cannot."""
-    stuck_if: str = ""
-    """Configuration field that has to be set for that."""
+    stuck_if: tuple[str, bool] | None = None
+    """Configuration field, and its value, where only that does; None: always."""
 
 
 _ALIBI = Family(stuck="ALiBi slopes depend on the number of heads, which cannot grow")
@@ -61,7 +61,7 @@ FAMILIES = {
     "granitemoehybrid": _SSM,
     "mamba2": Family(multiple="expand", stuck=_STAYS),
     "zamba": _ZAMBA,
-    "zamba2": _ZAMBA,
+    "zamba2": replace(_ZAMBA, stuck_if=("use_shared_attention_adapter", False)),
     "diffllama": Family(stuck="differential attention pairs head i with head i + heads / 2"),
     "recurrent_gemma": Family(stuck="the gates of the recurrence are a matrix for each head"),
     "ctrl": _SINES,
@@ -73,8 +73,9 @@ FAMILIES = {
     "falcon": Family(
         stuck="ALiBi slopes depend on the number of heads, and are divided by the root of their "
         "size, so that neither can grow",
-        stuck_if="alibi",
+        stuck_if=("alibi", True),
     ),
+    "trocr": replace(_SINES, stuck_if=("use_learned_position_embeddings", False)),
     "rwkv": Family(follows_hidden=("attention_hidden_size",)),
     "qwen3_5_moe_text": _OFFSET,
     "qwen3_5_text": _OFFSET,
@@ -91,4 +92,5 @@ def family_of(config) -> Family:
 def stuck_by(config) -> str:
     """Return what keeps the widths of a configuration from growing, if its family knows it."""
     family = family_of(config)
-    return family.stuck if not family.stuck_if or getattr(config, family.stuck_if) else ""
+    field, value = family.stuck_if or ("model_type", config.model_type)
+    return family.stuck if getattr(config, field) == value else ""

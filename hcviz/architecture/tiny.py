@@ -94,7 +94,7 @@ def _keep_mixer(tiny) -> None:
     inner = getattr(tiny, family_of(tiny).multiple) * tiny.hidden_size
     for names, value in ((MIXER_HEADS, 4), (MIXER_SIZES, inner // 4)):
         for name in names:
-            if isinstance(getattr(tiny, name, None), int):
+            if isinstance(vars(tiny).get(name), int):  # not the attention's, by another name
                 setattr(tiny, name, value)
     for name in MIXER_GROUPS:
         if isinstance(getattr(tiny, name, None), int):

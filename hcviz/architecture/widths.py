@@ -12,6 +12,7 @@ from hcviz.errors import CloneError
 FFN_FIELDS = (
     "intermediate_size",
     "ffn_dim",
+    "decoder_ffn_dim",
     "n_inner",
     "dff",
     "ffn_hidden_size",

@@ -175,7 +175,7 @@ def resolve_fusing(growth: Growth, *, check: bool = True, advise: bool = True) -
             first = (str(error).splitlines() or [""])[0][:200]
             why = f"its own code stops on a tiny random twin: {type(error).__name__}: {first}"
             error = CloneError(f"{model_class.__name__}: {why}. No clone was made.")
-        if stuck := stuck_by(config):
+        elif stuck := stuck_by(config):
             error = CloneError(f"{type(config).__name__}: {stuck}. {error}")
         if not advise:
             raise error from None

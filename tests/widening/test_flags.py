@@ -1,4 +1,7 @@
-"""Flags that people's models set: three that are public, and a sample of what the census tries."""
+"""Flags that people's models set: public models that have some, and a sample of the census."""
+
+import re
+from pathlib import Path
 
 import models
 import pytest
@@ -6,9 +9,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import hcviz
 from hcviz.cloning.verify import tolerance_of
-from hcviz.widening.census import census, flag_census, flags_of, usual_config
+from hcviz.widening.census import census, flag_census, flags_of, to_markdown, usual_config
 from hcviz.widening.twin import TrueFloat64
 
+PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 SHAPE = {"vocab_size": models.VOCAB, "hidden_size": 32, "num_attention_heads": 4}
 CASES = {
     "stanford-crfm's GPT-2": (
@@ -120,3 +124,17 @@ def test_only_flags_that_change_something_are_counted(sample):
     odd = flags[flags["differs"]]
     assert list(odd.index) == [("falcon", "alibi=True"), ("stablelm", "qk_layernorm=True")]
     assert set(odd["grows"]) == {"hidden=1, ffn=2, heads=1"}
+
+
+def test_the_page_lists_what_the_sample_finds(sample):
+    row = re.compile(r"^\| \S+ \| \S+=\S+ \| (?:exact|partly|refused) \| [^|]*\|", re.MULTILINE)
+    found = row.findall(to_markdown(*sample))
+    assert len(found) == 2
+    assert set(found) <= set(row.findall(PAGE.read_text("utf-8")))
+
+
+def test_the_page_counts_its_flags():
+    text = PAGE.read_text("utf-8")
+    said = re.search(r"Of (\d+) such pairs (\d+) grow", text)
+    assert int(said[2]) == len(re.findall(r"^\| \S+ \| \S+=\S+ \|", text, re.MULTILINE))
+    assert int(said[1]) > 300
