@@ -365,7 +365,7 @@ def test_local_paths_and_hosts_are_recognised():
     assert not LOCAL.search("https://example.org/home" + "/ada, data/sources/opt, $OUT/tmp" + "/x")
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"])
 def test_files_that_the_papers_name_are_there(name):
     text = (ROOT / name).read_text(encoding="utf-8")
     named = re.findall(r"`([\w.-]+(?:/[\w.-]*)+|[\w.-]+\.(?:py|md|toml|yml|cff))`", text)

@@ -68,8 +68,9 @@ def card(src, place: Path, out: Path, transfer, report, hashes: dict[str, str]) 
         hashes: SHA-256 of the source's files by name.
     """
     given = {}
-    if (place / "README.md").is_file():
-        given = ModelCard.load(place / "README.md").data.to_dict()
+    about = place / "README.md"
+    if about.is_file() and about.read_text(encoding="utf-8", errors="replace").startswith("---"):
+        given = ModelCard.load(about).data.to_dict()
     kept = {key: given[key] for key in ("license", "language") if key in given}
     base = place_of(src)
     front = ModelCardData(

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -148,6 +149,8 @@ def clone_checkpoint(
 def _split(tensors: dict[str, torch.Tensor], max_shard_size: str | int):
     """Say which tensor goes into which file, as ``save_pretrained`` does."""
     try:
+        if re.match(r"\s*-|\s*0+\D*$", str(max_shard_size)):
+            raise ValueError("no file is that small")
         return split_state_dict_into_shards_factory(
             tensors,
             get_storage_size=get_torch_storage_size,

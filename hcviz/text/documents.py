@@ -67,7 +67,7 @@ def read_documents(name_or_path: str | Path) -> tuple[list[Document], dict[str, 
         found = [_NAMED[kind](kind, rest) for kind, _, rest in parts]
         documents = list(itertools.chain.from_iterable(texts for texts, _ in found))
         return documents, {key: value for _, origin in found for key, value in origin.items()}
-    if name.startswith("hf:"):
+    if name.startswith("hf:") and name != "hf:":
         return _hub(name.removeprefix("hf:")), {"datasets": importlib.metadata.version("datasets")}
     path = Path(name)
     if path.suffix not in (".txt", ".jsonl"):

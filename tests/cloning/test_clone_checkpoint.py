@@ -382,3 +382,10 @@ def test_memory_is_that_of_a_tensor_whatever_the_model(tmp_path):
     )
     whole = (tmp_path / "out" / "model.safetensors").stat().st_size
     assert int(done.stdout) < whole / 3  # two megabytes are the largest tensor, the rest is Python
+
+
+@pytest.mark.parametrize("size", ["-5GB", "0", "five"])
+def test_a_size_that_no_file_has_is_refused(size, tmp_path):
+    with pytest.raises(hcviz.HcvizError, match=rf"max_shard_size={size!r}: .* Say 5GB, or 500MB"):
+        hcviz.clone_checkpoint("nano:llama", tmp_path / "out", max_shard_size=size, progress=False)
+    assert not (tmp_path / "out").exists()

@@ -170,6 +170,8 @@ def test_hub_dataset_is_streamed_until_enough(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(HcvizError, match=r"no route.*local .jsonl"):
         read_documents("hf:someone/text")
+    with pytest.raises(HcvizError, match="Unknown corpus 'hf:'"):
+        read_documents("hf:")
 
 
 @pytest.mark.parametrize(
