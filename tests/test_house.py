@@ -202,7 +202,7 @@ def private(source: str, room: str) -> list[str]:
     nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
     ours = [node for node in nodes if f"{node.module}.".startswith("hcviz.")]
     bound = "|".join(alias.asname or alias.name for node in ours for alias in node.names) or "hcviz"
-    inside = rf"\b(?:{bound})\._[a-zA-Z]\w*|\b\w*attr\(\w+, \"_\w+\"|\b__wrapped__"
+    inside = rf"\b(?:{bound})\._[a-zA-Z]\w*|\b\w*attr\(\w+, \"_[a-zA-Z]\w*\"|\b__wrapped__"
     found = [name for name in taken if "._" in name.removeprefix(f"hcviz.{room}._")]
     return found + re.findall(inside, source)
 
