@@ -67,8 +67,8 @@ FETCH_AGAIN = "download it again"
 class Checkpoint:
     """The tensors of a folder of safetensors files, by their stored names, read one at a time.
 
-    They are read, not mapped, so that no page of a file counts as memory of this process; files are
-    open only while something is read.
+    A file is mapped while a tensor of it is in use, so that no more of it counts as memory of this
+    process.
 
     Args:
         folder: A folder with ``model.safetensors``, or shards and their index.
@@ -85,7 +85,7 @@ class Checkpoint:
         self.metadata: dict[str, str] = {}
         """What the first file says of itself."""
         self._empty: dict[str, torch.Tensor] = {}
-        self._places: dict[str, tuple[Path, int]] = {}
+        self._paths: dict[str, Path] = {}
         files = files or weight_files(folder)
         if not files:
             raise HcvizError(
@@ -104,8 +104,7 @@ class Checkpoint:
     def _add(self, path: Path) -> None:
         """Note a file's tensors."""
         with safe_open(path, framework="pt") as file:
-            head, kinds = header(path), {}
-            entries = json.loads(head)
+            entries, kinds = json.loads(header(path)), {}
             metadata = entries.pop("__metadata__", {})
             self.metadata = self.metadata or metadata
             for key, entry in entries.items():
@@ -113,12 +112,12 @@ class Checkpoint:
                 if kind not in kinds:
                     kinds[kind] = (file.get_slice(key)[:0] if shape else file.get_tensor(key)).dtype
                 self._empty[key] = torch.empty(shape, dtype=kinds[kind], device="meta")
-                self._places[key] = path, 8 + len(head) + entry["data_offsets"][0]
+                self._paths[key] = path
 
     def _check_same(self, other: "Checkpoint") -> None:
         """Refuse shards beside a single file that says otherwise than they do."""
         alike = (key for key in self if key in other._empty and _same(self, other, key))
-        odd = sorted(self._places.keys() ^ other._places.keys() or {*self} - {*alike}, key=natural)
+        odd = sorted(self._paths.keys() ^ other._paths.keys() or {*self} - {*alike}, key=natural)
         if odd:
             raise HcvizError(
                 f"{self.folder} holds two sets of weights that differ in {odd[0]}: the shards of "
@@ -127,7 +126,7 @@ class Checkpoint:
             )
 
     def __iter__(self):
-        return iter(self._places)
+        return iter(self._paths)
 
     def empty(self, key: str) -> torch.Tensor:
         """Return a tensor's shape and dtype, as a tensor on the meta device."""
@@ -135,14 +134,12 @@ class Checkpoint:
 
     def tensor(self, key: str) -> torch.Tensor:
         """Read a tensor."""
-        tensor = torch.empty_like(self.empty(key), device="cpu")
-        path, start = self._places[key]
-        with path.open("rb") as file:
-            file.seek(start)
-            got = file.readinto(tensor.reshape(-1).view(torch.uint8).numpy())
-        if got != tensor.nbytes:
-            raise damaged(path, f"{key} ends after {got} of {tensor.nbytes} bytes", self._then)
-        return tensor
+        path = self._paths[key]
+        try:
+            with safe_open(path, framework="pt") as file:
+                return file.get_tensor(key)
+        except (SafetensorError, OSError) as error:
+            raise damaged(path, error, self._then) from error
 
 
 def _same(one: Checkpoint, other: Checkpoint, key: str) -> bool:

@@ -26,8 +26,6 @@ class TensorReader:
     def __init__(self, run: Run, name: str):
         """Take the run and the tensor's name; nothing is read yet."""
         self.run, self.name, self.steps = run, name, run.steps
-        self.start = functools.cache(self._start)
-        self.before = functools.cache(self._before)
         self.held: dict[int, torch.Tensor] = {}
 
     def has(self, step: int) -> bool:
@@ -65,9 +63,10 @@ class TensorReader:
 
     def _step_of(self, step: int, what: str) -> int | None:
         if what == "start":
-            return self.start()
-        return self.before(step) if what in ("previous", "gap") else step
+            return self._start
+        return self._before(step) if what in ("previous", "gap") else step
 
+    @functools.cached_property
     def _start(self) -> int:
         return next(step for step in self.steps if self.has(step))
 

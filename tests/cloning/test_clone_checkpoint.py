@@ -373,7 +373,7 @@ def test_memory_is_that_of_a_tensor_whatever_the_model(tmp_path):
     """A model of a billion parameters is cloned as this one is, from one file to one file."""
     small = tiny.model("llama", hidden_size=256, intermediate_size=512, num_hidden_layers=24)
     small.save_pretrained(tmp_path / "source")
-    here = Path(__file__).parents[1] / "benchmarks"
+    here = Path(__file__).parents[2] / "benchmarks"
     done = subprocess.run(
         [sys.executable, "-c", CLONE, str(tmp_path), str(here)],
         capture_output=True,

@@ -17,7 +17,7 @@ from hcviz.errors import HcvizError
 from hcviz.text.corpus import load_corpus, split_documents
 from hcviz.text.documents import Document, read_documents
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
