@@ -20,10 +20,20 @@ KEPT = "hcviz_keep"
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return a checkpoint's safetensors files; none if it is not whole."""
+    """Return a checkpoint's safetensors files; none if it is not whole.
+
+    Raises:
+        HcvizError: If its index names a file outside the folder.
+    """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = set(json.loads(index.read_text())["weight_map"].values())
+        outside = [one for one in shards if Path(one).is_absolute() or ".." in Path(one).parts]
+        if outside:
+            raise HcvizError(
+                f"{index} names {outside[0]!r}, which lies outside its folder. Put the shards "
+                "beside the index, and name them without a path."
+            )
         files = [folder / shard for shard in sorted(shards)]
     else:
         files = [folder / "model.safetensors"]

@@ -316,3 +316,15 @@ def test_tensors_come_in_the_order_of_their_layers(tmp_path):
     assert list(frame["tensor"]) == wanted
     _, drawn = figure([run], "rank")
     assert list(drawn["tensor"].unique()) == ["model.layers.5.mlp.up_proj.weight"]
+
+
+@pytest.mark.parametrize("outside", ["../other/model.safetensors", "/other/model.safetensors"])
+def test_an_index_that_leaves_its_folder_is_refused(outside, tmp_path):
+    tiny.model().save_pretrained(tmp_path / "other")
+    (tmp_path / "m").mkdir()
+    shutil.copy(tmp_path / "other" / "config.json", tmp_path / "m")
+    index = {"weight_map": {NAME: outside}}
+    (tmp_path / "m" / "model.safetensors.index.json").write_text(json.dumps(index))
+    for read in (hcviz.load, hcviz.Run.of, lambda place: hcviz.diff(place, place)):
+        with pytest.raises(HcvizError, match="lies outside its folder"):
+            read(tmp_path / "m")
