@@ -10,7 +10,6 @@ import torch
 import hcviz
 from hcviz.errors import HcvizError
 from hcviz.runs import rows as tables
-from hcviz.text.corpus import load_corpus
 
 SHORT = {
     "steps": 5,
@@ -22,17 +21,6 @@ SHORT = {
 }
 METRICS = ["ledger", "update.ledger", "exp_avg.ledger", "distance"]
 KEY = ["step", "tensor", "metric", "axis"]
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    text = tiny.write_text(tmp_path_factory.mktemp("text"))
-    return load_corpus(text, tokenizer=tiny.tokenizer(), context=16)
-
-
-@pytest.fixture(scope="module")
-def wide():
-    return hcviz.clone(tiny.model(), hidden=2, expansion="noisy-symmetric")
 
 
 @pytest.fixture(scope="module")

@@ -7,17 +7,10 @@ from transformers import AutoModelForCausalLM
 
 import hcviz
 from hcviz.errors import HcvizError
-from hcviz.text.corpus import load_corpus
 from hcviz.training.train import train
 
 SHORT = {"steps": 12, "snapshots": 2, "batch_size": 4, "lr": 1e-2, "device": "cpu"}
 STORED = ("float32", "float16", "bfloat16")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    text = tiny.write_text(tmp_path_factory.mktemp("text"))
-    return load_corpus(text, tokenizer=tiny.tokenizer(), context=16)
 
 
 def weights(run, step):

@@ -15,16 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from hcviz.errors import HcvizError
 from hcviz.runs.run import Run
-from hcviz.text.corpus import load_corpus
 from hcviz.training.train import train
 
 SHORT = {"steps": 6, "snapshots": [2, 4], "batch_size": 4, "lr": 1e-2, "progress": False}
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    text = tiny.write_text(tmp_path_factory.mktemp("text"))
-    return load_corpus(text, tokenizer=tiny.tokenizer(), context=16)
 
 
 @pytest.fixture(scope="module")

@@ -8,22 +8,10 @@ import torch
 
 import hcviz
 from hcviz.errors import HcvizError
-from hcviz.text.corpus import load_corpus
 from hcviz.training.snapshots import Keeping, plan
 
 SHORT = {"steps": 6, "snapshots": [2, 4], "batch_size": 2, "lr": 1e-2, "progress": False}
 UP = "model.layers.0.mlp.up_proj.weight"
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    text = tiny.write_text(tmp_path_factory.mktemp("text"))
-    return load_corpus(text, tokenizer=tiny.tokenizer(), context=16)
-
-
-@pytest.fixture(scope="module")
-def wide():
-    return hcviz.clone(tiny.model(), hidden=2, expansion="noisy-symmetric")
 
 
 @pytest.fixture(scope="module")
