@@ -21,16 +21,17 @@ spec.loader.exec_module(paper)
 def pretend(out, loss):
     """Go through all jobs as if they had been made, with a loss that follows from each."""
     made = []
-    for job in paper.jobs(out):
-        if not (out / job.folder / "done.json").is_file():
-            (out / job.folder).mkdir(parents=True)
-            paper.note(out / job.folder, job, loss=loss(job))
-            made.append(job)
+
+    def make(job):
+        paper.note(out / job.folder, job, loss=loss(job))
+        made.append(job)
+
+    paper.work(out, paper.jobs, make)
     return made
 
 
 def test_the_grid_goes_on_until_both_neighbours_are_worse(tmp_path):
-    ideal = {"symmetric": 5e-4, "random init": 4e-3, "dropout 0.1": 8e-3}
+    ideal = {"symmetric": 5e-4, "random init": 4e-3, "noisy 10 dB": 8e-3}
 
     def loss(job):
         off = max(job.lr, want := ideal.get(job.arm, 2e-3)) / min(job.lr, want)
@@ -40,7 +41,7 @@ def test_the_grid_goes_on_until_both_neighbours_are_worse(tmp_path):
     tried = {arm: sorted(paper.grid_of(tmp_path, arm)) for arm in paper.FIRST}
     assert tried["symmetric"] == [5e-4, 1e-3, 2e-3]  # the ladder ends at its best
     assert tried["random init"] == [1e-3, 2e-3, 4e-3, 8e-3]
-    assert tried["dropout 0.1"] == [1e-3, 2e-3, 4e-3, 8e-3]
+    assert tried["noisy 10 dB"] == [1e-3, 2e-3, 4e-3, 8e-3]
     assert tried["source"] == [1e-3, 2e-3, 4e-3]  # that one diverged
     later = [job for job in made if job.source != paper.HALF or job.seed]
     assert {job.lr for job in later if job.arm == "random init"} == {4e-3}
@@ -59,6 +60,21 @@ def test_all_arms_have_three_seeds_in_three_families(tmp_path):
     widest = [(paper.WHOLE, 2), (paper.HALF, 4)]
     assert {(*pair, "noisy 10 dB") for pair in [*widest, (paper.BASES[0], 2)]} <= pairs
     assert made[0] == paper.Job(paper.HALF, "noisy 10 dB", 2e-3)
+
+
+def test_a_run_that_another_process_makes_is_passed_over(tmp_path):
+    first, second = (paper.Job(paper.HALF, arm, 2e-3) for arm in paper.FIRST[:2])
+    made = []
+
+    def make(job):
+        paper.note(tmp_path / job.folder, job, loss=3.0)
+        made.append(job)
+
+    with paper.locked(f"{tmp_path / first.folder}.job"):
+        paper.work(tmp_path, lambda out: iter([first, second]), make)
+        assert made == [second]
+    paper.work(tmp_path, lambda out: iter([first, second]), make)
+    assert made == [second, first]
 
 
 @pytest.fixture(scope="module")

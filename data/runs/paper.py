@@ -1,5 +1,7 @@
 """Make the long comparison: python data/runs/paper.py OUT; the same command goes on after a stop.
 
+A second process with the same command shares the work.
+
 Sources that are short of width (64) and what they are widened to (128), three families, all arms,
 three seeds, 2,400 steps of 2,048 tokens of the text that the sources learned from: all half-wide
 sources saw the same training chapters, and nobody saw the held-out ones. Order, noise and random
@@ -13,21 +15,22 @@ metrics.parquet and done.json lie beside its run.json, and of its weights the la
 a few earlier ones in float16. ``python data/runs/paper.py OUT --frames`` gathers what is done.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 
 import hcviz
-from hcviz.text.corpus import Corpus, load_corpus
 from hcviz.errors import HcvizError
-from hcviz.io.files import write_text
+from hcviz.io.files import locked, write_text
+from hcviz.text.corpus import Corpus, load_corpus
 from hcviz.training.snapshots import Keeping, drop_resume_files
 
 STEPS, SEEDS = 2400, range(3)
@@ -40,9 +43,12 @@ SHARED |= {"trainer_args": {"max_grad_norm": 0.0}, "progress": False}
 HALF, WHOLE = "nano:gpt-neox-half", "nano:gpt-neox"
 FAMILIES = ["nano:opt-half", "nano:olmo-half"]
 BASES = [f"{HALF}@{step}" for step in (188, 375, 750)]
-FIRST = ["noisy 10 dB", "symmetric", "random init", "source", "dropout 0.1"]
+FIRST = ["noisy 10 dB", "symmetric", "random init", "source"]
 MATCHED = "matched source"
-LATER = [MATCHED, "noisy 40 dB", "diagonal", "noisy diagonal", "random shares"]
+LATER = ["dropout 0.1", MATCHED, "noisy 40 dB", "diagonal", "noisy diagonal", "random shares"]
+WIDER = ["noisy 10 dB", "symmetric", "random init"]
+"""The arms that start from other points and widths of the source (figures 8 and 9)."""
+DONE = "done.json"
 COPIES = ["cosine", "cosine.baseline", "ledger"]
 RANKS = ["effective_rank", "stable_rank", "participation", "norm", "distance"]
 SPECTRUM = [r"layers\.0\..*(dense_h_to_4h|fc1|up_proj)\.weight"]
@@ -74,47 +80,50 @@ class Job:
 
 
 def jobs(out: Path) -> Iterator[Job]:
-    """Yield all runs, what matters most first; rates are read off the runs that came before."""
-    rates = {}
-    for arms in (FIRST, LATER):
-        yield from (Job(HALF, arm, START) for arm in arms)
+    """Yield the runs that are known to be needed, done or not, what matters most first.
+
+    An arm's other seeds and sources come once its grid is settled, so the list grows with what is
+    done; several processes may work it off.
+    """
+    yield from (Job(HALF, arm, START) for arm in FIRST)
     for arms in (FIRST, LATER):
         for arm in arms:
-            while arm != MATCHED and (lr := untried(out, arm)):
-                yield Job(HALF, arm, lr)
-            rates[arm] = best(out, "symmetric" if arm == MATCHED else arm)
-        for seed in SEEDS:
-            yield from (Job(HALF, arm, rates[arm], seed) for arm in arms)
+            yield from (Job(HALF, arm, lr) for lr in untried(out, arm))
+        yield from (Job(HALF, arm, lr, seed) for seed in SEEDS for arm, lr in rates(out, arms))
     for arms in (FIRST, LATER):
         for seed in SEEDS:
-            yield from (Job(name, arm, rates[arm], seed) for name in FAMILIES for arm in arms)
-    for number, arm in enumerate(FIRST[:2]):
+            yield from (Job(name, *arm, seed) for name in FAMILIES for arm in rates(out, arms))
+    for arm, lr in rates(out, WIDER):
         for seed in SEEDS:
-            yield from (Job(base, arm, rates[arm], seed) for base in BASES)
-        for seed in SEEDS:
-            if number == 0:
-                yield Job(WHOLE, "random init", rates["random init"], seed)
-            yield Job(WHOLE, arm, rates[arm], seed)
-            yield Job(HALF, arm, rates[arm], seed, factor=4)
+            if arm != "random init":
+                yield from (Job(base, arm, lr, seed) for base in BASES)
+                yield Job(HALF, arm, lr, seed, factor=4)
+            yield Job(WHOLE, arm, lr, seed)
 
 
 def grid_of(out: Path, arm: str) -> dict[float, float]:
     """Return an arm's held-out losses at the end by learning rate; infinite where it diverged."""
-    notes = (out / Job(HALF, arm, lr).folder / "done.json" for lr in RATES)
+    notes = (out / Job(HALF, arm, lr).folder / DONE for lr in RATES)
     found = [json.loads(note.read_text(encoding="utf-8")) for note in notes if note.is_file()]
     return {note["lr"]: note["loss"] or float("inf") for note in found}
 
 
-def best(out: Path, arm: str) -> float:
-    """Return the rate with which an arm ends lowest."""
+def untried(out: Path, arm: str) -> list[float]:
+    """Return the rates to try: the first, then the neighbours, in RATES, of the best so far."""
     losses = grid_of(out, arm)
-    return min(losses, key=losses.get)
+    if arm == MATCHED or not losses:
+        return [START] * (arm != MATCHED)
+    at = RATES.index(min(losses, key=losses.get))
+    return [lr for lr in RATES[max(0, at - 1) : at + 2] if lr not in losses]
 
 
-def untried(out: Path, arm: str) -> float | None:
-    """Return a rate to try next: a neighbour, in RATES, of the best so far."""
-    tried, at = grid_of(out, arm), RATES.index(best(out, arm))
-    return next((lr for lr in RATES[max(0, at - 1) : at + 2] if lr not in tried), None)
+def rates(out: Path, arms: list[str]) -> Iterator[tuple[str, float]]:
+    """Yield the arms whose grid is settled, with the rate with which each ends lowest."""
+    for arm in arms:
+        taken = "symmetric" if arm == MATCHED else arm
+        losses = grid_of(out, taken)
+        if losses and not untried(out, taken):
+            yield arm, min(losses, key=losses.get)
 
 
 def make(job: Job, out: Path, corpus: Corpus, *, steps: int = STEPS) -> None:
@@ -148,7 +157,7 @@ def make(job: Job, out: Path, corpus: Corpus, *, steps: int = STEPS) -> None:
 def note(folder: Path, job: Job, **facts: object) -> None:
     """Say that a run is done, and its loss at the end on all that is held out."""
     text = json.dumps(dataclasses.asdict(job) | facts, indent=2)
-    write_text(folder / "done.json", text + "\n")
+    write_text(folder / DONE, text + "\n")
 
 
 def gather(out: Path) -> None:
@@ -186,15 +195,29 @@ def gather(out: Path) -> None:
     write_text(out / "frames" / "recorded.json", json.dumps(facts, indent=2) + "\n")
 
 
+def work(out: Path, jobs: Callable[[Path], Iterator[Job]], make: Callable[[Job], None]) -> None:
+    """Make what is not there yet and no other process makes, one run after the other."""
+    busy = set()
+    while job := next(
+        (job for job in jobs(out) if job not in busy and not (out / job.folder / DONE).is_file()),
+        None,
+    ):
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(locked(f"{out / job.folder}.job"))
+            except HcvizError:
+                busy.add(job)
+                continue
+            print(time.strftime("%F %T"), job, flush=True)
+            make(job)
+            print((out / job.folder / DONE).read_text(encoding="utf-8"), flush=True)
+
+
 def main(out: Path) -> None:
-    """Make what is not there yet, one run after the other."""
+    """Work the list of the long comparison off."""
     _, tokenizer = hcviz.load(HALF)
     corpus = load_corpus("asv+kjv", tokenizer=tokenizer, context=256)
-    for job in jobs(out):
-        if not (out / job.folder / "done.json").is_file():
-            print(time.strftime("%F %T"), job, flush=True)
-            make(job, out, corpus)
-            print((out / job.folder / "done.json").read_text(encoding="utf-8"), flush=True)
+    work(out, jobs, lambda job: make(job, out, corpus))
 
 
 if __name__ == "__main__":

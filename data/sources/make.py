@@ -25,12 +25,12 @@ from transformers import (
 from tyro.conf import Positional, arg
 
 from hcviz.errors import HcvizError
-from hcviz.text.corpus import Corpus, load_corpus, split_documents
-from hcviz.text.documents import END_OF_TEXT, read_documents
 from hcviz.io.files import check_free, data_folder, fresh_folder, open_to_readers, write_text
 from hcviz.io.process import quiet
 from hcviz.io.sources import VOCABULARY
 from hcviz.runs.run import Run
+from hcviz.text.corpus import Corpus, load_corpus, split_documents
+from hcviz.text.documents import END_OF_TEXT, read_documents
 from hcviz.training.train import train
 
 COMMAND = "python data/sources/make.py"
