@@ -25,7 +25,8 @@ PACKAGE = Path(hcviz.__file__).parent
 PICTURE = Path(__file__).with_suffix(".png")
 LEFT, MIDDLE, RIGHT = -1.9, 1.75, 7.4
 PLACES = {
-    "cli": (MIDDLE, 6),
+    "cli": (MIDDLE, 7),
+    "claims": (MIDDLE, 6),
     "views": (MIDDLE, 5),
     "training": (MIDDLE, 4),
     "metrics": (MIDDLE, 3),

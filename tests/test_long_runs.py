@@ -9,6 +9,9 @@ import pandas as pd
 import pytest
 import tiny
 
+from hcviz.claims import recipe
+from hcviz.io.files import locked
+from hcviz.runs.run import Run
 from hcviz.text.corpus import load_corpus
 
 spec = importlib.util.spec_from_file_location(
@@ -23,7 +26,7 @@ def pretend(out, loss):
     made = []
 
     def make(job):
-        paper.note(out / job.folder, job, loss=loss(job))
+        recipe.note(out / job.folder, job, loss=loss(job))
         made.append(job)
 
     paper.work(out, paper.jobs, make)
@@ -67,10 +70,10 @@ def test_a_run_that_another_process_makes_is_passed_over(tmp_path):
     made = []
 
     def make(job):
-        paper.note(tmp_path / job.folder, job, loss=3.0)
+        recipe.note(tmp_path / job.folder, job, loss=3.0)
         made.append(job)
 
-    with paper.locked(f"{tmp_path / first.folder}.job"):
+    with locked(f"{tmp_path / first.folder}.job"):
         paper.work(tmp_path, lambda out: iter([first, second]), make)
         assert made == [second]
     paper.work(tmp_path, lambda out: iter([first, second]), make)
@@ -87,9 +90,9 @@ def made(tmp_path_factory):
     tiny.tokenizer().save_pretrained(out / "small")
     corpus = load_corpus(tiny.write_text(out), tokenizer=tiny.tokenizer(), context=64)
     for arm in ("noisy 10 dB", "matched source"):
-        paper.make(paper.Job("small", arm, 1e-3), out, corpus, steps=3)
-    diverges = paper.Job("small", "random init", 1e30)
-    paper.make(diverges, out, corpus, steps=3)
+        paper.make(paper.Job("small", arm, 1e-3, steps=3), out, corpus)
+    diverges = paper.Job("small", "random init", 1e30, steps=3)
+    paper.make(diverges, out, corpus)
     os.chdir(before)
     return out, diverges
 
@@ -99,7 +102,7 @@ def test_a_run_is_measured_and_its_weights_are_thinned(made):
     folder = out / "small-x2" / "lr-0.001" / "seed-0" / "noisy-10-dB"
     assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-0", "checkpoint-3"}
     assert not list(folder.glob("*/optimizer.pt"))
-    run = paper.hcviz.Run(folder)
+    run = Run(folder)
     assert str(run.tensor("gpt_neox.embed_in.weight", 0).dtype) == "torch.float16"
     assert str(run.tensor("gpt_neox.embed_in.weight", 3).dtype) == "torch.float32"
     frame = pd.read_parquet(folder / "metrics.parquet")
@@ -111,7 +114,7 @@ def test_a_run_is_measured_and_its_weights_are_thinned(made):
 
 def test_what_is_done_is_gathered_with_its_story(made):
     out, diverges = made
-    paper.gather(out)
+    paper.gather(out, command="paper.py")
     runs, losses, metrics = (
         pd.read_parquet(out / "frames" / f"{name}.parquet")
         for name in ("runs", "losses", "metrics")

@@ -9,6 +9,7 @@ from pathlib import Path
 import tyro
 from tyro.conf import Positional
 
+from hcviz.cli.claims import reproduce
 from hcviz.cli.models import clone, declone, deepen, families, verify
 from hcviz.cli.runs import demo, figures, train
 from hcviz.cli.views import diff, measure, plot
@@ -55,6 +56,7 @@ COMMANDS = {
     "plot": plot,
     "diff": diff,
     "figures": figures,
+    "reproduce": reproduce,
     "families": families,
     "lab": lab,
 }

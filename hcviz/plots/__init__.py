@@ -11,6 +11,7 @@ that takes its rows from ``_frames.metric`` and its axes from ``_axes.panels``; 
 from hcviz.plots._activations import activations, cka, heads, lens, neurons
 from hcviz.plots._animate import animate
 from hcviz.plots._cosine import cosine
+from hcviz.plots._differences import differences, rates
 from hcviz.plots._escape import escape
 from hcviz.plots._evolution import evolution, rank
 from hcviz.plots._frames import kind
@@ -31,6 +32,7 @@ __all__ = [
     "blocks",
     "cka",
     "cosine",
+    "differences",
     "escape",
     "evolution",
     "heads",
@@ -43,6 +45,7 @@ __all__ = [
     "neurons",
     "pairs",
     "rank",
+    "rates",
     "save",
     "sector_spectra",
     "sectors",

@@ -27,6 +27,7 @@ OPTIONS = {
     "diff": "factors top out",
     "figures": "out",
     "families": "out",
+    "reproduce": "seeds steps out figures device",
     "lab": "app no-browser",
 }
 """The options of every command. A new one is a decision: write it here."""

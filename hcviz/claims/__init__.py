@@ -1,0 +1,1 @@
+"""What is claimed of cloning, and the verdicts that recorded runs give."""

@@ -1,0 +1,179 @@
+"""The figures of the recorded runs; what the paper shows in each is its function's docstring."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from hcviz import plots
+from hcviz.claims.frames import Frames, Who, everyone
+from hcviz.plots import theme
+
+HALF, WHOLE = "nano:gpt-neox-half", "nano:gpt-neox"
+FAMILIES = {"gpt-neox": HALF, "opt": "nano:opt-half", "olmo": "nano:olmo-half"}
+MAIN = ["noisy 10 dB", "symmetric", "random init", "source"]
+FIVE = ["symmetric", "noisy 10 dB", "noisy diagonal", "diagonal", "random init"]
+COPIES = ["symmetric", "noisy 10 dB", "dropout 0.1"]
+Drawn = tuple[Any, pd.DataFrame]
+"""Axes, and the table that was drawn."""
+
+FIGURES: dict[str, Callable[[dict[str, Frames]], Iterator[tuple[str, Drawn]]]] = {}
+
+
+def figure(function: Callable) -> Callable:
+    """Register a figure: it yields a suffix of its file's name, and what was drawn."""
+    FIGURES[function.__name__.replace("_", "-")] = function
+    return function
+
+
+def _arms(rows: pd.DataFrame, order: list[str]) -> pd.DataFrame:
+    """Return rows with the arm as their run, in an order, leaving out what is not there."""
+    rows = rows.assign(run=rows["arm"])
+    rows = rows[rows["run"].isin(order)]
+    return rows.sort_values("run", key=lambda names: names.map(order.index), kind="stable")
+
+
+def _losses(frames: Frames, whos: list[Who], names: list[str] | None = None) -> pd.DataFrame:
+    """Return the losses of arms, named by the arm or by a name for each."""
+    parts = [
+        frames.of("losses", who).assign(run=name)
+        for who, name in zip(whos, names or [who.arm for who in whos], strict=True)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+@figure
+def headline(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
+    """The paper has no such figure. Left, who ends lowest; right, whether its copies have parted.
+
+    A locked clone has the size of a large model and does what its source does; its copies stay on
+    the line at 1.
+    """
+    frames = recorded["long"]
+    rows = _losses(frames, everyone(MAIN, [HALF]))
+    copies = _arms(frames.chosen("metrics", everyone(COPIES, [HALF])), COPIES)
+    if rows.empty or copies.empty:
+        return
+    late = rows[rows["step"] >= rows["step"].max() / 8]
+    with theme.style(), theme.context("paper"):
+        _, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.4), layout="constrained")
+        plots.loss(late, ax=left, reference=None)
+        plots.cosine(copies[copies["metric"] == "cosine"], kinds=["up-projection"], ax=right)
+        left.set_title("A clone wins once its copies part")
+        right.set_title("Cosine of the copies: 1 is locked")
+    yield "", (left, pd.concat([late, copies], ignore_index=True))
+
+
+@figure
+def figure_2(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
+    """The paper draws the mean accuracy of ten tasks over training, a panel for each family.
+
+    The clone reaches the random start's final accuracy 2.2 to 4 times sooner and ends higher; in
+    the first steps it forgets, clearest in OLMo. The source, trained on, is not shown.
+    """
+    for family, source in FAMILIES.items():
+        rows = _losses(recorded["long"], everyone(MAIN, [source]))
+        if len(rows):
+            yield family, (plots.loss(rows), rows)
+
+
+@figure
+def figure_5(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
+    """The paper draws the cosine of the left and right half of every row, mean over rows.
+
+    Up-projections and the unembedding. It starts at 1 and falls in most layers; dropout is named as
+    the likely cause, and not tested.
+    """
+    for family, source in FAMILIES.items():
+        rows = _arms(recorded["long"].chosen("metrics", everyone(COPIES, [source])), COPIES)
+        rows = rows[rows["metric"].isin(["cosine", "cosine.baseline"])]
+        if len(rows):
+            yield family, (plots.cosine(rows), rows)
+
+
+@figure
+def figure_6(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
+    """The paper draws the singular values of three matrices, before and after training.
+
+    Half of the clone's are zero at the start; after training they are like those of a random start.
+    """
+    order = ["symmetric", "noisy 10 dB", "random init"]
+    for family, source in FAMILIES.items():
+        rows = _arms(recorded["long"].chosen("metrics", everyone(order, [source])), order)
+        rows = rows[(rows["metric"] == "spectrum") & (rows["seed"] == 0)]
+        if len(rows):
+            yield family, (plots.spectrum(rows), rows)
+
+
+@figure
+def figure_7(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
+    """The paper compares five ways to start Pythia-1.4B: at random, and by four expansions.
+
+    Best are symmetric and noisy symmetric, about alike, then noisy diagonal, then diagonal, and
+    last the random start.
+    """
+    rows = _losses(recorded["long"], everyone(FIVE, [HALF]))
+    if len(rows):
+        yield "", (plots.loss(rows, reference=None), rows)
+
+
+@figure
+def figure_8(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
+    """The paper clones OPT-350M from three points of its training.
+
+    The longer the base was trained, the better the clone; the difference is mostly early.
+    """
+    whos = [Who("noisy 10 dB", f"{HALF}@{step}") for step in (188, 375, 750)]
+    whos += [Who("noisy 10 dB", HALF), Who("random init", HALF)]
+    names = ["base at step 188", "base at step 375", "base at step 750", "whole base"]
+    rows = _losses(recorded["long"], whos, [*names, "random init"])
+    if len(rows["run"].unique()) > 2:
+        yield "", (plots.loss(rows, reference=None), rows)
+
+
+@figure
+def figure_9(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
+    """The paper makes OPT-5.3B two-fold from 1.3B and four-fold from 350M, and from random weights.
+
+    Both clones beat the random start; two-fold from the larger base is better.
+    """
+    whos = [Who("random init", WHOLE), Who("noisy 10 dB", WHOLE), Who("noisy 10 dB", HALF, 4)]
+    rows = _losses(recorded["long"], whos, ["random init", "2-fold from 128", "4-fold from 64"])
+    if len(rows["run"].unique()) > 1:
+        yield "", (plots.loss(rows, reference=None), rows)
+
+
+@figure
+def ledger(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
+    """The paper has no such figure. The share of the squared norm that sets copies apart, by axis.
+
+    R is the residual stream, H the heads, N the neurons; a locked clone lies on zero.
+    """
+    for family, source in FAMILIES.items():
+        rows = _arms(recorded["long"].chosen("metrics", everyone(COPIES, [source])), COPIES)
+        rows = rows[rows["metric"] == "ledger"]
+        if len(rows):
+            yield family, (plots.ledger(rows), rows)
+
+
+@figure
+def rates(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
+    """The paper gives one learning rate for both arms. Here each has the best of a small grid."""
+    runs = recorded["long"].runs
+    rows = runs[(runs["source"] == HALF) & (runs["factor"] == 2) & (runs["seed"] == 0)]
+    rows = rows[rows.groupby("arm")["lr"].transform("nunique") > 1]
+    if len(rows):
+        yield "", (plots.rates(rows, hue="arm"), rows)
+
+
+@figure
+def breakers(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
+    """The paper has no such figure. What sets the copies apart, each at the same budget."""
+    if "breakers" not in recorded:
+        return
+    runs = recorded["breakers"].runs
+    base = runs[runs["arm"] == "symmetric"].set_index("seed")["loss"]
+    rows = runs[runs["arm"] != "symmetric"]
+    rows = rows.assign(value=rows["loss"] - rows["seed"].map(base)).dropna(subset=["value"])
+    yield "", (plots.differences(rows, hue="arm", against="symmetric"), rows)

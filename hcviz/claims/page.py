@@ -1,0 +1,132 @@
+"""The page of claims: verdicts, and each figure of the recorded runs beside the paper's."""
+
+import inspect
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from hcviz import plots
+from hcviz.claims.claim import KINDS, claims
+from hcviz.claims.figures import FIGURES
+from hcviz.claims.frames import Frames, is_recorded, open_frames
+from hcviz.claims.reproduce import verdicts
+from hcviz.errors import HcvizError
+from hcviz.io.files import write_text
+from hcviz.statistics.verdict import VERDICTS
+
+COMMAND = "hcviz reproduce --figures"
+INTRO = """# What is claimed of cloning, and what our runs say
+
+Made by `hcviz reproduce --figures` from the recorded runs; no number here is typed. `hcviz
+reproduce CLAIM` makes the runs of one claim anew and says whether its verdict holds.
+
+A verdict rests on one number a seed and source. *Reproduced*: the whole 95 % interval of their mean
+is on the claimed side of the bound, or, where equality is claimed, within the tolerance.
+*Direction only*: the mean is, the interval is not, or there are fewer than three numbers. *Not at
+this scale*: what is claimed cannot be measured in runs of this size. Several numbers of one seed
+and one text are not independent as new data would be, and all of them are from models of about a
+million weights: where ours and the paper's differ, scale is one of the reasons.
+"""
+COLUMNS = ("claim", "what is tested", "where", "verdict", "effect", "interval", "numbers")
+
+
+def draw_all(out: Path, recorded: dict[str, Frames]) -> dict[str, list[str]]:
+    """Draw every figure that the recorded runs allow.
+
+    Args:
+        out: The folder; it is made.
+        recorded: The frames by the name of their recording.
+
+    Returns:
+        By the figure's name, the names of its files without their ending.
+    """
+    found = {}
+    for name, draw in FIGURES.items():
+        for suffix, (axes, data) in draw(recorded):
+            stem = f"{name}-{suffix}" if suffix else name
+            plots.save(axes, out / stem, data=_slim(data), command=COMMAND)
+            plt.close("all")
+            found.setdefault(name, []).append(stem)
+    return found
+
+
+def write_page(out: Path) -> list[Path]:
+    """Draw all figures into a folder, and write its README.md with claims and figures.
+
+    Raises:
+        HcvizError: If nothing is recorded, or the folder cannot be written.
+    """
+    names = sorted({claim.recording for claim in claims().values() if claim.recording})
+    recorded = {name: open_frames(name) for name in names if is_recorded(name)}
+    if not recorded:
+        raise HcvizError("No recorded runs ship here; make them: python data/runs/paper.py OUT")
+    drawn, table = draw_all(out, recorded), verdicts()
+    text = [INTRO, _runs(recorded), _counts(table)]
+    for kind, what in KINDS.items():
+        text.append(f"## Claims {what}\n\n{_rows(table[table['kind'] == kind])}")
+    for name, stems in drawn.items():
+        text.append(_figure(name, stems, table))
+    write_text(out / "README.md", "\n".join(text))
+    return [out / "README.md", *(out / f"{s}.png" for stems in drawn.values() for s in stems)]
+
+
+def _runs(recorded: dict[str, Frames]) -> str:
+    """Say which runs there are, by source, arm, seeds, length."""
+    rows = []
+    for name, frames in recorded.items():
+        runs = frames.runs
+        for (source, factor), part in runs.groupby(["source", "factor"], sort=False):
+            seeds = part.groupby("arm")["seed"].nunique()
+            arms = ", ".join(f"{arm} ({count})" for arm, count in seeds.items())
+            size = f"{part['parameters'].max() / 1e6:.2f}M"
+            length = f"{part['steps'].max():,} steps, {part['tokens'].max() / 1e6:.1f}M tokens"
+            hours = f"{part['cpu_minutes'].sum() / 60:.1f} h"
+            rows.append((name, f"{source} x{factor}", size, length, arms, len(part), hours))
+    head = ("recording", "pair", "weights", "length", "arms (seeds)", "runs", "one core")
+    return "## The runs\n\n" + _table(head, rows)
+
+
+def _counts(table: pd.DataFrame) -> str:
+    """Say how many claims have which verdict."""
+    counts = table["verdict"].value_counts()
+    said = [f"{counts[name]} {name}" for name in VERDICTS if name in counts]
+    return f"Of {len(table)} claims: {', '.join(said)}.\n"
+
+
+def _rows(table: pd.DataFrame) -> str:
+    """Return claims as a table of Markdown, each row with an anchor of the claim's name."""
+    rows = []
+    for one in table.itertuples():
+        effect, inside = number(one.effect), f"{number(one.low)} to {number(one.high)}"
+        file = f'<a id="{one.claim}"></a>[{one.claim}](../data/claims/{one.claim}.toml)'
+        told = (f"{effect} {one.unit}" if effect else "", inside if number(one.low) else "")
+        rows.append((file, one.title, one.where, f"**{one.verdict}**", *told, one.numbers or ""))
+    return _table(COLUMNS, rows)
+
+
+def _figure(name: str, stems: list[str], table: pd.DataFrame) -> str:
+    """Return the section of one figure: what the paper shows, ours, and what each claim says."""
+    said = inspect.getdoc(FIGURES[name])
+    title = name.replace("-", " ").capitalize()
+    lines = [f"## {title}", "", said, ""]
+    lines += [f"![{title}]({stem}.png)\n" for stem in stems]
+    for one in table[table["figure"] == name].itertuples():
+        effect = f": {number(one.effect)} {one.unit}" if number(one.effect) else ""
+        lines.append(f"- **{one.verdict}** · {one.title}{effect} ([{one.claim}](#{one.claim}))")
+    return "\n".join([*lines, ""])
+
+
+def number(value: float) -> str:
+    """Return a number with three digits; nothing for NaN."""
+    return "" if pd.isna(value) else f"{value:.3g}"
+
+
+def _table(head: tuple, rows: list[tuple]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+
+
+def _slim(data: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the columns that say nothing."""
+    return data.dropna(axis=1, how="all")

@@ -1,0 +1,262 @@
+"""What claims measure: functions of recorded frames, a number for each source and seed.
+
+Each takes the frames, the sources and the factor of a claim, and keywords of its own, and returns a
+series by (source, seed). An arm is a name (``"symmetric"``), or ``{arm=, source=, factor=}`` where
+its pair of models is another one. Seeds that one of the arms lacks are left out.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hcviz.claims.frames import Frames, Who
+from hcviz.errors import HcvizError
+from hcviz.statistics.escape import escape
+from hcviz.statistics.losses import forgetting, speedup
+
+Arm = str | Mapping[str, Any]
+Step = int | str
+UP = r"(?:dense_h_to_4h|fc1|up_proj)\.weight$"
+"""Tensors by default: the up-projections."""
+ARMS = ("arm", "against", "arms")
+"""Keywords that name arms."""
+
+QUANTITIES: dict[str, Callable[..., pd.Series]] = {}
+
+
+def quantity(function: Callable[..., float]) -> Callable[..., pd.Series]:
+    """Register a function of one source and seed; it is called for each of them."""
+
+    @functools.wraps(function)
+    def all_of(frames: Frames, sources: Sequence[str], factor: int, **keywords: Any) -> pd.Series:
+        _check(function, keywords)
+        found = {}
+        for source in sources:
+            arms = {k: v for k, v in keywords.items() if k in ARMS}
+            whos = {k: _who(v, source, factor) for k, v in arms.items()}
+            for seed in _seeds(frames, whos):
+                view = View(frames, seed)
+                found[source, seed] = float(function(view, **{**keywords, **whos}))
+        index = pd.MultiIndex.from_tuples(list(found), names=["source", "seed"]) if found else None
+        return pd.Series(list(found.values()), index=index, dtype=float)
+
+    QUANTITIES[function.__name__] = all_of
+    return all_of
+
+
+class View:
+    """The rows of one seed of the frames."""
+
+    def __init__(self, frames: Frames, seed: int) -> None:
+        self.frames, self.seed = frames, seed
+
+    def rows(self, table: str, who: Who) -> pd.DataFrame:
+        """Return an arm's rows of this seed."""
+        rows = self.frames.of(table, who)
+        return rows[rows["seed"] == self.seed]
+
+    def loss(self, who: Who, at: Step = "end") -> float:
+        """Return an arm's held-out loss: at the end on all blocks, before it on those watched."""
+        if at == "end":
+            return float(self.rows("runs", who)["loss"].iloc[0] or np.inf)
+        curve = self.curve(who)
+        return float(np.interp(at, curve.index, curve))
+
+    def curve(self, who: Who) -> pd.Series:
+        """Return the held-out loss by step."""
+        rows = self.rows("losses", who)
+        return rows[rows["split"] == "heldout"].groupby("step")["loss"].mean()
+
+    def metric(
+        self, who: Who, metric: str, tensors: str = "", axis: str | None = None
+    ) -> pd.DataFrame:
+        """Return a metric, tensor by step: a column each, the mean over parts and rows."""
+        rows = self.rows("metrics", who)
+        rows = rows[(rows["metric"] == metric) & rows["tensor"].str.contains(tensors)]
+        if axis is not None:
+            rows = rows[rows["axis"] == axis]
+        return rows.pivot_table(index="step", columns="tensor", values="value", aggfunc="mean")
+
+
+def _check(function: Callable, keywords: Mapping[str, Any]) -> None:
+    """Refuse keywords that a quantity has not, and say which are missing."""
+    known = list(inspect.signature(function).parameters.values())[1:]
+    wrong = set(keywords) - {p.name for p in known}
+    missing = {p.name for p in known if p.default is p.empty} - set(keywords)
+    if wrong or missing:
+        raise HcvizError(
+            f"{function.__name__}() takes {', '.join(p.name for p in known)}; "
+            + (f"{', '.join(sorted(wrong))} is none of them." if wrong else "")
+            + (f"{', '.join(sorted(missing))} is missing." if missing else "")
+        )
+
+
+def _who(value: Arm | Sequence[Arm], source: str, factor: int) -> Who | list[Who]:
+    """Return the arms that a keyword names."""
+    if isinstance(value, str):
+        return Who(value, source, factor)
+    if isinstance(value, Mapping):
+        return Who(**({"source": source, "factor": factor} | value))
+    return [_who(one, source, factor) for one in value]
+
+
+def whos_of(keywords: Mapping[str, Any], source: str, factor: int) -> list[Who]:
+    """Return all arms that a quantity's keywords name, for one source."""
+    found = [_who(value, source, factor) for key, value in keywords.items() if key in ARMS]
+    return list(dict.fromkeys(_flat(found)))
+
+
+def _flat(found: Iterable[Who | list[Who]]) -> Iterator[Who]:
+    for one in found:
+        yield from one if isinstance(one, list) else [one]
+
+
+def _seeds(frames: Frames, whos: Mapping[str, Who | list[Who]]) -> list[int]:
+    """Return the seeds that all arms have."""
+    return sorted(
+        set.intersection(*(set(frames.of("runs", who)["seed"]) for who in _flat(whos.values())))
+    )
+
+
+def _at(curve: pd.Series, step: Step) -> float:
+    """Return a curve's value at a step (the nearest), the start, the end, its highest or lowest."""
+    if step in ("start", "end"):
+        return curve.iloc[0 if step == "start" else -1]
+    if step in ("highest", "lowest"):
+        return curve.max() if step == "highest" else curve.min()
+    return curve.iloc[np.abs(curve.index.to_numpy() - step).argmin()]
+
+
+@quantity
+def loss(view: View, *, arm: Who, against: Who, at: Step = "end") -> float:
+    """Held-out loss of an arm minus that of another."""
+    return view.loss(arm, at) - view.loss(against, at)
+
+
+@quantity
+def loss_margin(view: View, *, arms: list[Who], at: Step = "end") -> float:
+    """The smallest difference between neighbours, where the arms are named from low to high."""
+    return np.diff([view.loss(arm, at) for arm in arms]).min()
+
+
+@quantity
+def loss_shrinks(view: View, *, arm: Who, against: Who, early: int) -> float:
+    """How much smaller the distance of two arms is at the end than at an early step."""
+    first = abs(view.loss(arm, early) - view.loss(against, early))
+    curves = view.curve(arm), view.curve(against)
+    return first - abs(curves[0].iloc[-1] - curves[1].iloc[-1])
+
+
+@quantity
+def loss_apart(view: View, *, arm: Who, against: Who) -> float:
+    """The largest distance of two loss curves over all steps."""
+    return (view.curve(arm) - view.curve(against)).abs().max()
+
+
+@quantity
+def sooner(view: View, *, arm: Who, against: Who) -> float:
+    """How many times sooner an arm is down at the final loss of another."""
+    rows = [view.rows("losses", who).assign(run=name) for name, who in (("a", arm), ("b", against))]
+    found = speedup(pd.concat(rows), against="b").set_index("run")
+    return found.loc["a", "ratio"]
+
+
+@quantity
+def rise(view: View, *, arm: Who) -> float:
+    """How far the loss first rises above its start."""
+    return forgetting(view.rows("losses", arm))["depth"].iloc[0]
+
+
+@quantity
+def value(
+    view: View, *, arm: Who, metric: str, at: Step, tensors: str = UP, axis: str | None = None
+) -> float:
+    """A metric at a step, mean over tensors."""
+    return _at(view.metric(arm, metric, tensors, axis).mean(axis=1), at)
+
+
+@quantity
+def largest(
+    view: View, *, arm: Who, metric: str, tensors: str = "", axis: str | None = None
+) -> float:
+    """The largest value of a metric in any tensor at any step."""
+    return view.metric(arm, metric, tensors, axis).to_numpy().max()
+
+
+@quantity
+def change(
+    view: View, *, arm: Who, metric: str, since: Step, until: Step, tensors: str = UP,
+    axis: str | None = None,
+) -> float:  # fmt: skip
+    """How much a metric, mean over tensors, changes from one step to another."""
+    curve = view.metric(arm, metric, tensors, axis).mean(axis=1)
+    return _at(curve, until) - _at(curve, since)
+
+
+@quantity
+def share_falling(view: View, *, arm: Who, metric: str, by: float, tensors: str = UP) -> float:
+    """The share of tensors in which a metric ends lower than it starts, by more than ``by``."""
+    table = view.metric(arm, metric, tensors)
+    return (table.iloc[0] - table.iloc[-1] > by).mean()
+
+
+@quantity
+def ratio(view: View, *, arm: Who, against: Who, metric: str, at: Step, tensors: str = UP) -> float:
+    """A metric of an arm over that of another, geometric mean over tensors."""
+    curves = [np.log(view.metric(who, metric, tensors)).mean(axis=1) for who in (arm, against)]
+    return np.exp(_at(curves[0], at) - _at(curves[1], at))
+
+
+@quantity
+def empty_share(view: View, *, arm: Who, at: Step, below: float = 1e-5, tensors: str = UP) -> float:
+    """The share of singular values under ``below`` of the largest: the room that is not used."""
+    rows = view.rows("metrics", arm)
+    rows = rows[(rows["metric"] == "spectrum") & rows["tensor"].str.contains(tensors)]
+    rows = rows[rows["step"] == (rows["step"].min() if at == "start" else rows["step"].max())]
+    relative = rows["value"] / rows.groupby("tensor")["value"].transform("max")
+    return (relative < below).mean()
+
+
+@quantity
+def leaves(view: View, *, arm: Who, axis: str, threshold: float) -> float:
+    """The step at which the copies along an axis have left; infinite if they do not."""
+    found = escape(_ledger(view, arm, axis), by=["axis"], threshold=threshold)["leaves"].iloc[0]
+    return np.inf if np.isnan(found) else found
+
+
+@quantity
+def departs(view: View, *, arm: Who, axis: str, than: str, by: float = 2.0) -> float:
+    """How many e-folds of steps later an axis grows by a factor from its lowest than another."""
+    return np.log(_departs(view, arm, axis, by) / _departs(view, arm, than, by))
+
+
+@quantity
+def escape_per_decibel(view: View, *, arms: list[Who], axis: str, threshold: float) -> float:
+    """The slope of the step of departure in the decibels of arms called "noisy N dB"."""
+    steps = [leaves.__wrapped__(view, arm=arm, axis=axis, threshold=threshold) for arm in arms]
+    decibels = [float(arm.arm.split()[1]) for arm in arms]
+    return np.polyfit(decibels, steps, 1)[0] if np.isfinite(steps).all() else np.inf
+
+
+@quantity
+def foretells(view: View, *, arms: list[Who], metric: str, at: int, tensors: str = UP) -> float:
+    """Spearman's correlation, over arms, of a metric early on with the loss at the end."""
+    early = [_at(view.metric(arm, metric, tensors).mean(axis=1), at) for arm in arms]
+    return pd.Series(early).corr(pd.Series([view.loss(a) for a in arms]), method="spearman")
+
+
+def _ledger(view: View, who: Who, axis: str) -> pd.DataFrame:
+    rows = view.rows("metrics", who)
+    return rows[(rows["metric"] == "ledger") & (rows["axis"] == axis)]
+
+
+def _departs(view: View, who: Who, axis: str, by: float) -> float:
+    """Return the first step, after a ledger's lowest, at which it is ``by`` times that."""
+    curve = _ledger(view, who, axis).groupby("step")["value"].mean()
+    after = curve.loc[curve.idxmin() :]
+    above = after[after >= by * curve.min()]
+    return float(above.index[0]) if len(above) and curve.min() > 0 else np.inf

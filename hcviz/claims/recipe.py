@@ -1,0 +1,158 @@
+"""The runs of recorded comparisons: a job for each, made, measured, thinned and gathered."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hcviz.errors import HcvizError
+from hcviz.io.files import locked, write_text
+from hcviz.metrics import measure
+from hcviz.text.corpus import Corpus
+from hcviz.training.snapshots import Keeping, drop_resume_files
+from hcviz.views.arms import run_arms
+
+DONE = "done.json"
+SNAPSHOTS = (1, 2, 5, 10, 20, 40, 75, 110, 160, 230, 340, 500, 730, 1100, 1600, 2000)
+MODELS = (0, 230, 500, 1100, 1600)
+"""Of these steps models stay, for what is asked of a model later; the last one's stays whole."""
+SHARED = {"batch_size": 8, "eval_every": 100, "eval_blocks": 64, "log_every": 20}
+SHARED |= {"trainer_args": {"max_grad_norm": 0.0}, "progress": False}
+CONTEXT = 256
+COPIES = ["cosine", "cosine.baseline", "ledger"]
+RANKS = ["effective_rank", "stable_rank", "participation", "norm", "distance"]
+SPECTRUM = [r"layers\.0\..*(dense_h_to_4h|fc1|up_proj)\.weight"]
+SPECTRUM += [r"layers\.3\..*(query_key_value|q_proj)\.weight"]
+SPECTRUM += [r"layers\.2\..*(dense_4h_to_h|fc2|down_proj)\.weight"]
+"""The three matrices of figure 6."""
+FRAMES = ("losses", "metrics")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run: an arm of one source at one rate and seed."""
+
+    source: str
+    arm: str
+    lr: float
+    seed: int = 0
+    factor: int = 2
+    steps: int = 2400
+
+    @property
+    def place(self) -> Path:
+        """The folder that run_arms is given; the arm's own lies in it."""
+        pair = f"{Path(self.source.removeprefix('nano:')).name}-x{self.factor}"
+        return Path(pair, f"lr-{self.lr:g}", f"seed-{self.seed}")
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lies."""
+        return self.place / self.arm.replace(" ", "-")
+
+
+def done(job: Job, out: Path) -> dict[str, Any] | None:
+    """Return what a job that is done left as a note; None if it is not done."""
+    path = out / job.folder / DONE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def make(job: Job, out: Path, corpus: Corpus, *, device: str | None = "cpu") -> None:
+    """Train and measure one run, keep its frames and drop most of its weights."""
+    folder, began = out / job.folder, time.process_time()
+    snapshots = [step for step in SNAPSHOTS if step < job.steps] + [job.steps]
+    try:
+        [run] = run_arms(
+            job.source, out=out / job.place, arms=[job.arm], factor=job.factor, steps=job.steps,
+            lr=job.lr, seed=job.seed, corpus=corpus, snapshots=snapshots, device=device, **SHARED,
+        )  # fmt: skip
+    except HcvizError as error:
+        if "loss became" not in str(error):
+            raise
+        note(folder, job, loss=None, stopped=str(error))
+        return
+    metrics = RANKS + (COPIES if run.is_clone else [])
+    frames = [measure(run, metrics=metrics, tensors=r"weight$", cache=False)]
+    frames += [measure(run, metrics=["spectrum"], tensors=SPECTRUM, cache=False)]
+    pd.concat(frames, ignore_index=True).to_parquet(folder / "metrics.parquet", index=False)
+    run.history.to_parquet(folder / "losses.parquet", index=False)
+    drop_resume_files(folder / f"checkpoint-{job.steps}")
+    for step in run.steps[:-1]:
+        place = folder / f"checkpoint-{step}"
+        Keeping(dtype="float16").thin(place) if step in MODELS else shutil.rmtree(place)
+    loss = corpus.heldout_loss(run.model(job.steps))
+    note(folder, job, loss=loss, cpu_minutes=round((time.process_time() - began) / 60, 2))
+
+
+def note(folder: Path, job: Job, **facts: object) -> None:
+    """Say that a run is done, and its loss at the end on all that is held out."""
+    text = json.dumps(dataclasses.asdict(job) | facts, indent=2)
+    write_text(folder / DONE, text + "\n")
+
+
+def work(out: Path, jobs: Callable[[Path], Iterator[Job]], make: Callable[[Job], None]) -> None:
+    """Make what is not there yet and no other process makes, one run after the other.
+
+    Args:
+        out: The folder of the runs.
+        jobs: Gives the jobs that are known to be needed, for a folder; asked again after each.
+        make: Makes one, and leaves its note.
+    """
+    busy = set()
+    while job := next((j for j in jobs(out) if j not in busy and not done(j, out)), None):
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(locked(f"{out / job.folder}.job"))
+            except HcvizError:
+                busy.add(job)
+                continue
+            print(time.strftime("%F %T"), job, flush=True)
+            make(job)
+            print((out / job.folder / DONE).read_text(encoding="utf-8"), flush=True)
+
+
+def gather(out: Path, *, command: str) -> Path:
+    """Write frames/: the losses and metrics of all runs that are done, and a row for each run.
+
+    Args:
+        out: The folder of the runs.
+        command: The command that makes them again.
+
+    Returns:
+        The folder of the frames: losses, metrics and runs as parquet, and recorded.json with the
+        command and the hashes of the three.
+    """
+    rows, tables = [], {name: [] for name in FRAMES}
+    for path in sorted(out.glob(f"*/lr-*/seed-*/*/{DONE}")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        job = Job(**{f.name: found.get(f.name, f.default) for f in dataclasses.fields(Job)})
+        info = json.loads((path.parent / "run.json").read_text(encoding="utf-8"))
+        kept = {"command", "started", "tokens", "epochs", "parameters", "versions", "clone"}
+        facts = {key: info[key] for key in sorted(kept)}
+        facts |= {"corpus": info["corpus"]["fingerprint"], "weights": info["request"]["model"]}
+        facts = {k: json.dumps(v) if isinstance(v, dict) else v for k, v in facts.items()}
+        rows.append(found | dataclasses.asdict(job) | facts)
+        for name, parts in tables.items() if found["loss"] is not None else ():
+            frame = pd.read_parquet(path.parent / f"{name}.parquet")
+            if name == "metrics":  # whole spectra are long: those of figure 6 alone
+                ends = frame["step"].isin([0, frame["step"].max()])
+                frame = frame[ends | (frame["metric"] != "spectrum")]
+            parts.append(frame.assign(**dataclasses.asdict(job)))
+    frames = {"runs": pd.DataFrame(rows)}
+    frames |= {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+    (out / "frames").mkdir(exist_ok=True)
+    hashes = {}
+    for name, frame in frames.items():
+        path = out / "frames" / f"{name}.parquet"
+        frame.to_parquet(path, index=False, compression="zstd")
+        hashes[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    facts = {"command": command, "runs": len(rows), "sha256": hashes}
+    write_text(out / "frames" / "recorded.json", json.dumps(facts, indent=2) + "\n")
+    return out / "frames"

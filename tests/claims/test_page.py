@@ -1,0 +1,54 @@
+"""The page of claims, from made-up frames: every figure, every verdict, nothing typed."""
+
+import re
+
+import pytest
+import recordings
+
+from hcviz.claims import frames as module
+from hcviz.claims.claim import claims
+from hcviz.claims.figures import FIGURES
+from hcviz.claims.page import write_page
+from hcviz.claims.reproduce import verdicts
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    data = tmp_path_factory.mktemp("data")
+    (data / "claims").mkdir()
+    for claim in claims().values():
+        (data / "claims" / claim.path.name).write_bytes(claim.path.read_bytes())
+    recordings.write(data / "runs" / "long", sources=(recordings.HALF, "nano:opt-half"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "data_folder", lambda: data)
+        out = tmp_path_factory.mktemp("figures")
+        yield out, write_page(out), verdicts()
+
+
+def test_every_claim_has_a_row_with_its_verdict(page):
+    out, _, table = page
+    text = (out / "README.md").read_text(encoding="utf-8")
+    for one in table.itertuples():
+        [row] = [line for line in text.splitlines() if f'id="{one.claim}"' in line]
+        assert f"**{one.verdict}**" in row
+        assert one.title in row
+    assert f"Of {len(table)} claims:" in text
+
+
+def test_every_picture_is_there_and_every_figure_says_what_the_paper_shows(page):
+    out, written, _ = page
+    text = (out / "README.md").read_text(encoding="utf-8")
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert {path.name for path in written if path.suffix == ".png"} == set(pictures)
+    assert all((out / name).is_file() for name in pictures)
+    assert "figure-2-opt.png" in pictures
+    assert "figure-9.png" not in pictures  # nothing of it was run
+    assert FIGURES["figure_5".replace("_", "-")].__doc__.splitlines()[0] in text
+
+
+def test_each_figure_lists_its_claims(page):
+    out, _, table = page
+    text = (out / "README.md").read_text(encoding="utf-8")
+    section = text.split("## Figure 7")[1].split("## ")[0]
+    for one in table[table["figure"] == "figure-7"].itertuples():
+        assert f"**{one.verdict}** · {one.title}" in section

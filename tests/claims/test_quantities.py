@@ -1,0 +1,118 @@
+"""What claims measure, on made-up frames whose numbers are known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import recordings
+
+from hcviz.claims.frames import Frames, Who, open_frames
+from hcviz.claims.quantities import QUANTITIES, whos_of
+from hcviz.errors import HcvizError
+
+NOISY, HALF = "noisy 10 dB", recordings.HALF
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return Frames(**recordings.tables())
+
+
+@pytest.mark.parametrize(
+    ("what", "asked", "value"),
+    [
+        ("loss", {"arm": NOISY, "against": "symmetric"}, -0.08),
+        ("loss", {"arm": NOISY, "against": "random init", "at": 50}, 3.58 - (7.6 + 4.6) / 2),
+        ("loss_margin", {"arms": [NOISY, "random init", "symmetric"]}, 0.02),
+        ("loss_apart", {"arm": NOISY, "against": "symmetric"}, 0.08),
+        ("loss_shrinks", {"arm": "random init", "against": NOISY, "early": 0}, 4.07 - 0.06),
+        # down at 3.139 on the way from 3.3 at step 1100 to 3.079 at 2400, for seed 0
+        ("sooner", {"arm": NOISY, "against": "random init"}, 2400 / (1100 + 1300 * 0.161 / 0.221)),
+        ("rise", {"arm": NOISY}, 0.1),
+        ("value", {"arm": NOISY, "metric": "cosine", "at": 500}, 0.91),
+        ("largest", {"arm": NOISY, "metric": "ledger", "axis": "H"}, 0.2),
+        ("largest", {"arm": "symmetric", "metric": "ledger"}, 0.0),
+        ("change", {"arm": NOISY, "metric": "cosine", "since": "start", "until": "highest"}, 0.1),
+        ("change", {"arm": NOISY, "metric": "cosine", "since": "highest", "until": "end"}, -0.21),
+        ("share_falling", {"arm": NOISY, "metric": "cosine", "by": 0.01}, 1.0),
+        ("share_falling", {"arm": "symmetric", "metric": "cosine", "by": 0.01}, 0.0),
+        ("ratio", {"arm": NOISY, "against": "symmetric", "metric": "effective_rank", "at": "end"},
+         2.0),
+        ("empty_share", {"arm": "symmetric", "at": "end"}, 0.5),
+        ("empty_share", {"arm": NOISY, "at": "end"}, 0.0),
+        # one and a half times the lowest: R and N never (0.05 of 0.045) and at 1100 (0.06 of 0.038)
+        ("departs", {"arm": NOISY, "axis": "N", "than": "H", "by": 1.5}, 0.0),
+        ("departs", {"arm": NOISY, "axis": "R", "than": "N", "by": 1.5}, np.inf),
+        ("leaves", {"arm": NOISY, "axis": "H", "threshold": 0.5}, np.inf),
+    ],
+)  # fmt: skip
+def test_a_quantity_of_seed_0(frames, what, asked, value):
+    found = QUANTITIES[what](frames, [HALF], 2, **asked)
+    assert list(found.index) == [(HALF, seed) for seed in range(3)]
+    assert found[HALF, 0] == pytest.approx(value, abs=1e-9)
+
+
+def test_the_step_of_departure_by_decibels():
+    rows = recordings.tables(arms=["noisy 10 dB", "noisy 40 dB"], seeds=1)
+    metrics = rows["metrics"]
+    late = (metrics["arm"] == "noisy 40 dB") & (metrics["metric"] == "ledger")
+    rows["metrics"] = metrics.assign(value=metrics["value"].where(~late, metrics["value"] / 10))
+    asked = {"arms": ["noisy 10 dB", "noisy 40 dB"], "axis": "H", "threshold": 0.0145}
+    found = QUANTITIES["escape_per_decibel"](Frames(**rows), [HALF], 2, **asked)
+    first, second = 0.0, np.interp(np.log(0.0145), np.log([0.014, 0.02]), [1100, 2400])
+    assert found.item() == pytest.approx((second - first) / 30)
+
+
+def test_what_foretells(frames):
+    found = QUANTITIES["foretells"](
+        frames, [HALF], 2, metric="effective_rank", at=0, arms=["symmetric", "source", NOISY]
+    )
+    assert found[HALF, 0] == pytest.approx(-np.sqrt(0.75))  # ranks 30, 30, 60: a tie of two
+
+
+def test_an_arm_of_another_pair(frames):
+    other = {"arm": "symmetric", "source": "nano:gpt-neox", "factor": 4}
+    assert whos_of({"arm": NOISY, "against": other}, HALF, 2) == [
+        Who(NOISY, HALF), Who("symmetric", "nano:gpt-neox", 4)
+    ]  # fmt: skip
+    assert QUANTITIES["loss"](frames, [HALF], 2, arm=NOISY, against=other).empty
+
+
+def test_seeds_that_one_arm_lacks_are_left_out():
+    rows = recordings.tables()
+    runs = rows["runs"]
+    rows["runs"] = runs[(runs["arm"] != NOISY) | (runs["seed"] > 0)]
+    keep = Frames(**rows)
+    assert keep.rate(Who(NOISY, HALF)) is None  # the grid is of seed 0
+    rows["runs"] = runs[(runs["arm"] != NOISY) | (runs["seed"] != 1)]
+    found = QUANTITIES["loss"](Frames(**rows), [HALF], 2, arm=NOISY, against="symmetric")
+    assert [seed for _, seed in found.index] == [0, 2]
+
+
+def test_the_best_rate_is_taken(frames):
+    slow = {name: table.assign(lr=1e-3) for name, table in recordings.tables(seeds=1).items()}
+    slow["runs"]["loss"] += 0.5
+    both = {name: pd.concat([getattr(frames, name), table]) for name, table in slow.items()}
+    assert Frames(**both).rate(Who(NOISY, HALF)) == 2e-3
+    diverged = both["runs"]["loss"].where(both["runs"]["lr"] == 1e-3)
+    both["runs"] = both["runs"].assign(loss=diverged)
+    assert Frames(**both).rate(Who(NOISY, HALF)) == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"), [({"arm": NOISY, "by": 1}, "by is none"), ({"arm": NOISY}, "against")]
+)
+def test_keywords_are_checked(frames, asked, said):
+    with pytest.raises(HcvizError, match=said):
+        QUANTITIES["loss"](frames, [HALF], 2, **asked)
+
+
+def test_a_table_that_was_changed_is_refused(tmp_path):
+    folder = recordings.write(tmp_path / "mine", seeds=1)
+    assert len(open_frames(folder).runs) == len(recordings.ENDS)
+    table = pd.read_parquet(folder / "runs.parquet")
+    table.assign(loss=1.0).to_parquet(folder / "runs.parquet", index=False)
+    (folder / "recorded.json").touch()
+    with pytest.raises(HcvizError, match="hash differs"):
+        open_frames(folder)
+    with pytest.raises(HcvizError, match="No frames are recorded as"):
+        open_frames(tmp_path)
