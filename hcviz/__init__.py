@@ -21,6 +21,7 @@ _ROOM = {
     "load": "io.sources",
     "train": "training.train",
     "MetricsCallback": "training.live",
+    "BreakerCallback": "training.breakers",
     "Run": "runs.run",
     "measure": "metrics",
     "speedup": "statistics.losses",

@@ -25,8 +25,8 @@ ROOMS = """
 CATALOGUES = ("metrics", "plots")  # a file for each family of metrics, for each figure
 PUBLIC = """
     clone clone_checkpoint verify Report declone deepen layout lockstep_groups grow_optimizer load
-    train MetricsCallback Run measure speedup forgetting escape diff widen_matrix measure_matrix
-    explore watch run_arms recorded HcvizError CloneError plots
+    train MetricsCallback BreakerCallback Run measure speedup forgetting escape diff widen_matrix
+    measure_matrix explore watch run_arms recorded HcvizError CloneError plots
 """.split()
 
 # The places of one machine, and the hosts of package registries (a mirror must do as well).

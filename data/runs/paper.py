@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hcviz
-from hcviz.claims.recipe import CONTEXT, Job, done, gather, make, work
+from hcviz.claims.recipe import Job, done, gather, make, work
 from hcviz.text.corpus import load_corpus
 
 SEEDS = range(3)
@@ -84,7 +84,7 @@ def rates(out: Path, arms: list[str]) -> Iterator[tuple[str, float]]:
 def main(out: Path) -> None:
     """Work the list of the long comparison off."""
     _, tokenizer = hcviz.load(HALF)
-    corpus = load_corpus("asv+kjv", tokenizer=tokenizer, context=CONTEXT)
+    corpus = load_corpus("asv+kjv", tokenizer=tokenizer, context=Job.context)
     work(out, jobs, lambda job: make(job, out, corpus))
 
 

@@ -25,7 +25,6 @@ MODELS = (0, 230, 500, 1100, 1600)
 """Of these steps models stay, for what is asked of a model later; the last one's stays whole."""
 SHARED = {"batch_size": 8, "eval_every": 100, "eval_blocks": 64, "log_every": 20}
 SHARED |= {"trainer_args": {"max_grad_norm": 0.0}, "progress": False}
-CONTEXT = 256
 COPIES = ["cosine", "cosine.baseline", "ledger"]
 RANKS = ["effective_rank", "stable_rank", "participation", "norm", "distance"]
 SPECTRUM = [r"layers\.0\..*(dense_h_to_4h|fc1|up_proj)\.weight"]
@@ -45,6 +44,7 @@ class Job:
     seed: int = 0
     factor: int = 2
     steps: int = 2400
+    context: int = 256
 
     @property
     def place(self) -> Path:

@@ -9,14 +9,14 @@ import pandas as pd
 from hcviz.claims.claim import Claim, Measure, claims
 from hcviz.claims.frames import Frames, is_recorded, open_frames
 from hcviz.claims.quantities import QUANTITIES, whos_of
-from hcviz.claims.recipe import CONTEXT, Job, gather, make, work
+from hcviz.claims.recipe import Job, gather, make, work
 from hcviz.errors import HcvizError
 from hcviz.io.sources import load
 from hcviz.statistics.verdict import DIRECTION, NONE, NOT, REPRODUCED, SCALE, Verdict, judge
 from hcviz.text.corpus import Corpus, load_corpus
 
-START, STEPS = 2e-3, 2400
-"""Learning rate and length of an arm that was not recorded."""
+START = 2e-3
+"""The learning rate of an arm that was not recorded."""
 
 
 def measured(measure: Measure, claim: Claim, frames: Frames | None) -> pd.Series:
@@ -105,10 +105,12 @@ def jobs_of(claim: Claim, *, seeds: int = 3, steps: int | None = None) -> list[J
         for measure in filter(None, (claim.measure, claim.needs)):
             for who in whos_of(measure.arguments, source, claim.factor):
                 rows = frames.of("runs", who) if frames else ()
-                length = steps or (int(rows["steps"].max()) if len(rows) else STEPS)
+                told = rows.iloc[0] if len(rows) else {}
                 rate = (frames and frames.rate(who)) or START
+                size = {key: int(told[key]) for key in ("steps", "context") if key in told}
+                size |= {"steps": steps} if steps else {}
                 for seed in range(seeds):
-                    found[Job(who.source, who.arm, rate, seed, who.factor, length)] = None
+                    found[Job(who.source, who.arm, rate, seed, who.factor, **size)] = None
     return list(found)
 
 
@@ -165,7 +167,7 @@ def reproduce(
         return Again(claim, recorded, recorded)
     out, jobs = Path(out), jobs_of(claim, seeds=seeds, steps=steps)
     if not isinstance(corpus, Corpus):
-        corpus = load_corpus(corpus, tokenizer=load(jobs[0].source)[1], context=CONTEXT)
+        corpus = load_corpus(corpus, tokenizer=load(jobs[0].source)[1], context=jobs[0].context)
     work(out, lambda _: iter(jobs), lambda job: make(job, out, corpus, device=device))
     frames = open_frames(gather(out, command=f"hcviz reproduce {claim.name} --seeds {seeds}"))
     return Again(claim, recorded, verdict_of(claim, frames))

@@ -16,10 +16,11 @@ ATTENTION_OUTPUT = re.compile(r"(o_proj|out_proj|attention\.dense|attn\.c_proj)\
 
 Train = options_of(
     TrainRequest,
-    "corpus steps batch_size context lr dropout seed snapshots keep snapshot_dtype disk_budget "
-    "metrics metric_tensors label device dtype overwrite",
+    "corpus steps batch_size context lr dropout breaker seed snapshots keep snapshot_dtype "
+    "disk_budget metrics metric_tensors label device dtype overwrite",
     corpus=str,
     dropout=Annotated[float | None, arg(metavar="P")],
+    breaker=Annotated[tuple[str, ...] | None, arg(metavar="BREAKER [BREAKER ...]")],
     snapshots=int,
     keep=Annotated[str | None, arg(metavar="REGEX")],
     disk_budget=Annotated[str | None, arg(metavar="SIZE")],

@@ -110,7 +110,7 @@ class MetricsCallback(TrainerCallback):
                 f"No tensor of the model matches {list(self.tensors)!r}; it has "
                 f"{', '.join(list(named)[:4])}, ..."
             )
-        split = [n for n, p in found.items() if hasattr(p, "full_tensor") or not p.numel()]
+        split = [n for n, p in found.items() if sharded(p)]
         if split:
             raise HcvizError(
                 f"{split[0]} is sharded over processes, so no process can measure it. Keep "
@@ -164,3 +164,8 @@ class MetricsCallback(TrainerCallback):
         with (self.folder / tables.LIVE).open("a", encoding="utf-8") as file:
             file.writelines(lines)
         self.seconds += time.perf_counter() - began
+
+
+def sharded(parameter: torch.nn.Parameter) -> bool:
+    """Tell whether a process holds a part of a parameter only."""
+    return hasattr(parameter, "full_tensor") or not parameter.numel()

@@ -49,13 +49,16 @@ class TrainRequest:
     """AdamW's."""
     dropout: float | None = None
     """Set every dropout rate of the model; None: as configured."""
+    breaker: str | Sequence[str] | None = None
+    """What parts the copies of a clone: gradient-noise, moments-reset, copy-rate, copy-frozen,
+    moments-warm; one or several, with settings: gradient-noise:scale=0.01,steps=1,axis=N."""
     lockstep: Any = None
     """A symmetric clone. If it is the model itself, it takes the steps that its source would; if
     the model is its source, the source takes the clone's, which are larger: the matched effective
     learning rate. Exact where gradients are not clipped (trainer_args={"max_grad_norm": 0.0}):
     their norm is another one in a clone."""
     seed: int = 0
-    """Seed of the data order and of dropout."""
+    """Seed of the data order, of dropout and of a breaker's noise."""
     snapshots: int | Sequence[int] = 12
     """How many (log-spaced), or at which steps; 0 and the last are always saved."""
     keep: str | None = None
@@ -106,7 +109,7 @@ class TrainRequest:
 
     def __post_init__(self):
         """Refuse numbers and names that no run can have."""
-        from hcviz.training.schedule import SCHEDULES, snapshot_steps  # torch, which takes a while
+        from hcviz.training.schedule import SCHEDULES, parse_breakers, snapshot_steps  # torch: slow
 
         for name in ("steps", "batch_size"):
             value = getattr(self, name)
@@ -127,6 +130,7 @@ class TrainRequest:
                 f"Unknown dtype {self.dtype!r}. Use float32, or {' or '.join(MIXED)} (mixed)."
             )
         snapshot_steps(self.steps, self.snapshots)
+        parse_breakers(self.breaker)
 
     def decided(self, **found: Any) -> dict[str, Any]:
         """Return what tells this run from others, JSON-ready.

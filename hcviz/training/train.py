@@ -20,11 +20,11 @@ from hcviz.io.process import quiet, surroundings
 from hcviz.io.sources import load, tokenizer_for
 from hcviz.runs.run import Run
 from hcviz.text.corpus import Corpus, load_corpus
-from hcviz.training.dropout import dropout_fields, set_dropout
+from hcviz.training.breakers import BreakerCallback, dropout_fields, set_dropout
 from hcviz.training.live import MetricsCallback
 from hcviz.training.record import prepare_folder, read_info, status_kept, weights_hash
 from hcviz.training.request import TrainRequest, check_fit, hold_weights, trainer_arguments
-from hcviz.training.schedule import BlockOrder
+from hcviz.training.schedule import BlockOrder, parse_breakers
 from hcviz.training.snapshots import Keeping, Plan, newest_whole, plan, processes_of
 from hcviz.training.trainer import Bar, Snapshots, SnapshotTrainer
 
@@ -75,6 +75,9 @@ def train(model: Any, *, out: str | Path, request: TrainRequest) -> Run:
     asked = request.decided(**_settled(request, model, corpus, keeping, planned))
     label = request.label or out.name
     callbacks = [Bar(label, progress=request.progress, on_log=request.on_log)]
+    if request.breaker:
+        callbacks.append(BreakerCallback(request.breaker, seed=request.seed))
+        callbacks[-1].learn(model, request.steps)
     if request.metrics:
         at = planned.steps if request.metric_steps is None else request.metric_steps
         callbacks.append(MetricsCallback(request.metrics, tensors=request.metric_tensors, steps=at))
@@ -144,6 +147,8 @@ def _settled(
     if request.metrics:
         measured = {"tensors": request.metric_tensors, "steps": request.metric_steps}
         found["metrics"] = {"metrics": list(request.metrics), **measured}
+    if request.breaker:
+        found["breaker"] = [dataclasses.asdict(one) for one in parse_breakers(request.breaker)]
     if request.lockstep is not None:
         found["lockstep"] = paces(model, request.lockstep)
     return found

@@ -14,7 +14,7 @@ from hcviz.runs.run import Run
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm of a comparison: what is trained, and with which dropout."""
+    """One arm of a comparison: what is trained, and what is to part its copies."""
 
     start: str
     """``clone`` (of the source), ``random`` (the clone's size, fresh weights) or ``source``."""
@@ -22,6 +22,10 @@ class Arm:
     snr_db: float | None = None
     """Of the noisy expansions; None means 10 dB."""
     dropout: float = 0.0
+    breaker: str | None = None
+    """As :func:`hcviz.train` takes it."""
+    weight_decay: float | None = None
+    """Another one than that of the other arms."""
     matched: bool = False
     """Whether it takes the steps of the noiseless clone: the matched effective learning rate."""
 
@@ -37,6 +41,15 @@ ARMS = {
     "matched source": Arm("source", matched=True),
     "noisy 40 dB": Arm("clone", expansion="noisy-symmetric", snr_db=40),
     "random shares": Arm("clone", expansion="random"),
+    "noisy 20 dB": Arm("clone", expansion="noisy-symmetric", snr_db=20),
+    "noisy 60 dB": Arm("clone", expansion="noisy-symmetric", snr_db=60),
+    "noisy 80 dB": Arm("clone", expansion="noisy-symmetric", snr_db=80),
+    "no weight decay": Arm("clone", expansion="noisy-symmetric", weight_decay=0.0),
+    "gradient noise": Arm("clone", breaker="gradient-noise:scale=0.01,steps=1"),
+    "moments reset": Arm("clone", breaker="moments-reset:at=10%,steps=5%"),
+    "one copy faster": Arm("clone", breaker="copy-rate:factor=2"),
+    "one copy frozen": Arm("clone", breaker="copy-frozen:steps=10%"),
+    "moments warmed": Arm("clone", breaker="moments-warm:steps=5%"),
 }
 """The arms that there are. All share data order, learning rate, schedule and steps."""
 DEMO = list(ARMS)[:5]
@@ -79,7 +92,7 @@ def run_arms(
     """
     from hcviz.cloning.clone import clone
     from hcviz.io.sources import load
-    from hcviz.training.dropout import set_dropout
+    from hcviz.training.breakers import set_dropout
     from hcviz.training.train import train
 
     names = list(DEMO if arms is None else arms)
@@ -99,12 +112,14 @@ def run_arms(
     for name in names:
         arm = ARMS[name]
         model = start_of(arm, small, factor=factor, seed=seed, source=source)
+        own = {} if arm.weight_decay is None else {"weight_decay": arm.weight_decay}
         runs.append(
             train(
                 model,
                 out=Path(out) / name.replace(" ", "-"),
                 tokenizer=tokenizer,
                 dropout=arm.dropout,
+                breaker=arm.breaker,
                 lockstep=clone(small, hidden=factor) if arm.matched else None,
                 steps=steps,
                 lr=lr,
@@ -113,7 +128,7 @@ def run_arms(
                 source=source,
                 overwrite=overwrite,
                 progress=progress,
-                **training,
+                **(training | own),
             )
         )
     return runs

@@ -20,8 +20,8 @@ OPTIONS = {
     "verify": "dtype device csv trust-remote-code",
     "declone": "overwrite trust-remote-code",
     "deepen": "layers method overwrite trust-remote-code",
-    "train": "out corpus steps batch-size context lr dropout seed snapshots keep snapshot-dtype "
-    "disk-budget metrics metric-tensors label device dtype overwrite",
+    "train": "out corpus steps batch-size context lr dropout breaker seed snapshots keep "
+    "snapshot-dtype disk-budget metrics metric-tensors label device dtype overwrite",
     "measure": "metrics tensors steps out",
     "plot": "figure out tensors steps",
     "diff": "factors top out",

@@ -1,4 +1,4 @@
-"""hcviz.training.dropout."""
+"""Dropout: where a model drops, and how its rates are set."""
 
 import pytest
 import tiny
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hcviz.errors import HcvizError
-from hcviz.training.dropout import set_dropout
+from hcviz.training.breakers import set_dropout
 
 FAMILIES = tuple(tiny.SHAPES)
 

@@ -1,0 +1,47 @@
+"""Compare what parts the copies, at one budget: python data/runs/breakers.py OUT.
+
+A GPT-NeoX 32 wide is widened to 64 and trained for 1,200 steps of 1,024 tokens, three seeds. Data
+order and rate are the same in all arms, gradients are not clipped, so that the matched source takes
+exactly the steps of the noiseless clone. Folders, measures and sharing the work are those of
+paper.py beside this file: the same command goes on after a stop, and ``python
+data/runs/breakers.py OUT --frames`` gathers what is done.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import hcviz
+from hcviz.claims.recipe import Job, gather, make, work
+from hcviz.text.corpus import load_corpus
+
+SOURCE, STEPS, SEEDS, RATE, CONTEXT = "nano:gpt-neox-quarter", 1200, range(3), 2e-3, 128
+MAIN = ["symmetric", "noisy 10 dB", "gradient noise", "moments reset", "one copy frozen"]
+MAIN += ["one copy faster", "no weight decay", "moments warmed"]
+NOISE = [f"noisy {ratio} dB" for ratio in (20, 40, 60, 80)]
+WEIGHTS = ["random shares", "diagonal", "noisy diagonal"]
+FLOOR = ["random init", "source", "matched source"]
+"""What no copies are in: no clone, and the source with its own and the clone's steps."""
+LATER = [*NOISE, "dropout 0.1", *FLOOR, *WEIGHTS]
+
+
+def jobs(out: Path) -> Iterator[Job]:
+    """Yield all runs: the seeds of the main arms first; what is done does not matter here."""
+    for arms in (MAIN, LATER):
+        for seed in SEEDS:
+            for arm in arms:
+                yield Job(SOURCE, arm, RATE, seed, steps=STEPS, context=CONTEXT)
+
+
+def main(out: Path) -> None:
+    """Work the list of the comparison off."""
+    _, tokenizer = hcviz.load(SOURCE)
+    corpus = load_corpus("asv+kjv", tokenizer=tokenizer, context=CONTEXT)
+    work(out, jobs, lambda job: make(job, out, corpus))
+
+
+if __name__ == "__main__":
+    if "--frames" in sys.argv:
+        gather(Path(sys.argv[1]), command="python data/runs/breakers.py OUT")
+    else:
+        main(Path(sys.argv[1]))
