@@ -1,4 +1,4 @@
-"""The pages of docs/axes: their code runs, their pictures are drawn, the tests they name exist."""
+"""The pages of docs/axes, and of breakers: their code runs, their pictures and tests are there."""
 
 import ast
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hcviz import cli
+from hcviz.training.schedule import BREAKERS, parse_breakers
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "axes"
@@ -24,7 +25,10 @@ def entries() -> set[str]:
     raise AssertionError("docs/axes/make.py has no PICTURES")
 
 
-@pytest.mark.parametrize("page", AXES, ids=lambda page: page.stem)
+BREAKING = ROOT / "docs" / "breakers.md"
+
+
+@pytest.mark.parametrize("page", [*AXES, BREAKING], ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = page.read_text(encoding="utf-8")
@@ -39,7 +43,8 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
             with pytest.raises(SystemExit) as stop:
                 cli.main()
             assert stop.value.code == 0, (words, capsys.readouterr().err)
-            assert (tmp_path / words[3] / "config.json").is_file(), words
+            made = words[words.index("--out") + 1] if "--out" in words else words[3]
+            assert (tmp_path / made / ("run.json" if "--out" in words else "config.json")).is_file()
 
 
 @pytest.mark.parametrize("page", AXES, ids=lambda page: page.stem)
@@ -71,3 +76,12 @@ def test_the_readme_counts_families_as_their_table_does():
     )
     kinds = (rows.count(kind) for kind in ("exact", "partly", "refused"))
     assert [*map(int, said.groups())] == [len(rows), *kinds]
+
+
+def test_the_page_of_breakers_names_every_one_with_its_settings():
+    text = BREAKING.read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \| `(\S+)` \|", text, re.MULTILINE))
+    assert {name: parse_breakers(f"{name}:{said}") for name, said in rows.items()} == {
+        name: parse_breakers(name) for name in BREAKERS
+    }
+    assert all(set(BREAKERS[name]) == set(re.findall(r"(\w+)=", rows[name])) for name in BREAKERS)

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import scripts
 import tiny
 
 from hcviz.claims import recipe
 from hcviz.io.files import locked
 from hcviz.runs.run import Run
 from hcviz.text.corpus import load_corpus
+from hcviz.views.arms import ARMS
 
 spec = importlib.util.spec_from_file_location(
     "paper", Path(__file__).parents[1] / "data" / "runs" / "paper.py"
@@ -128,3 +130,18 @@ def test_what_is_done_is_gathered_with_its_story(made):
     told = json.loads((out / "frames" / "recorded.json").read_text())
     assert told["runs"] == 3
     assert set(told["sha256"]) == {"runs", "losses", "metrics"}
+
+
+def test_breakers_are_compared_by_the_same_means(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(scripts.ROOT / "data" / "runs")
+    breakers, made = scripts.load("data/runs/breakers.py"), []
+
+    def make(job):
+        paper.note(tmp_path / job.folder, job, loss=3.0)
+        made.append(job)
+
+    breakers.work(tmp_path, breakers.jobs, make)
+    assert len(made) == len(set(made)) == 3 * len(breakers.ARMS)
+    assert set(breakers.ARMS) == set(ARMS)  # every arm there is
+    assert [job.seed for job in made] == sorted(job.seed for job in made)
+    assert {(job.source, job.lr, job.factor) for job in made} == {(breakers.SOURCE, 2e-3, 2)}

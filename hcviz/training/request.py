@@ -51,7 +51,8 @@ class TrainRequest:
     """Set every dropout rate of the model; None: as configured."""
     breaker: str | Sequence[str] | None = None
     """What parts the copies of a clone: gradient-noise, moments-reset, copy-rate, copy-frozen,
-    moments-warm; one or several, with settings: gradient-noise:scale=0.01,steps=1,axis=N."""
+    moments-warm; one or several, with settings: gradient-noise:scale=0.01,steps=1,axis=N
+    (docs/breakers.md)."""
     lockstep: Any = None
     """A symmetric clone. If it is the model itself, it takes the steps that its source would; if
     the model is its source, the source takes the clone's, which are larger: the matched effective

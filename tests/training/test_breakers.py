@@ -205,6 +205,9 @@ def test_moments_of_one_copy_are_reset_and_its_rate_warms_up_again():
     went = (weight.detach() - before) / full
     assert went[32:, 16:].mean() == pytest.approx(1 / 4, abs=1e-3)
     assert (went[:32] == 1).all()
+    loop.state.global_step += 1
+    loop.begin()
+    assert moment[1, :, 1].count_nonzero() == 32 * 16  # once
 
 
 def test_moments_warm_up_while_no_weight_moves():

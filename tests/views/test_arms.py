@@ -76,6 +76,25 @@ def test_the_matched_source_takes_the_steps_of_the_clone(source, tmp_path):
     assert losses[2] != pytest.approx(losses[0], rel=1e-3)
 
 
+BROKEN = ["gradient noise", "moments reset", "one copy faster", "one copy frozen", "moments warmed"]
+
+
+def test_arms_of_breakers_part_all_axes_but_the_one_that_only_warms_up(source, tmp_path):
+    assert [name for name, arm in ARMS.items() if arm.breaker] == BROKEN
+    assert not set(BROKEN) & set(DEMO)
+    runs = hcviz.run_arms(
+        str(source), out=tmp_path, arms=BROKEN, corpus=tiny.write_text(tmp_path), steps=20,
+        snapshots=2, batch_size=1, context=16, eval_blocks=1, lr=1e-2, progress=False,
+    )  # fmt: skip
+    for name, run in zip(BROKEN, runs, strict=True):
+        [asked] = run.info["request"]["breaker"]
+        assert ARMS[name].breaker.startswith(asked["name"])
+        frame = hcviz.measure(run, metrics=["ledger"], tensors="weight$", cache=False)
+        assert (frame[frame["step"] == 0]["value"] == 0).all()
+        ends = frame[frame["step"] == 20].groupby("axis")["value"].max()
+        assert (ends > 0).to_dict() == dict.fromkeys("HNR", name != "moments warmed")
+
+
 def test_the_random_arm_is_seeded():
     small = tiny.model("gpt_neox")
     make = [start_of(ARMS["random init"], small, factor=2, seed=s, source="x") for s in (0, 0, 1)]
