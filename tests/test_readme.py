@@ -24,7 +24,7 @@ def commands(tool: str) -> list[list[str]]:
 
 
 def test_the_commands_run_in_order_and_leave_what_they_say(tmp_path, monkeypatch, capsys):
-    """The commands are hcviz clone, verify, deepen, declone, train, measure and figures."""
+    """The commands are hcviz clone, verify, deepen, declone, train, measure, figures, reproduce."""
     monkeypatch.chdir(tmp_path)
     ran = []
     for words in commands("hcviz"):
@@ -45,6 +45,7 @@ def test_the_commands_run_in_order_and_leave_what_they_say(tmp_path, monkeypatch
         "plot",
         "diff",
         "figures",
+        "reproduce",
     ]
     for place in (
         "wide-llama/README.md",
