@@ -3,12 +3,10 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 
 from hcviz import plots
 from hcviz.claims.frames import Frames, Who, everyone
-from hcviz.plots import theme
 
 HALF, WHOLE = "nano:gpt-neox-half", "nano:gpt-neox"
 FAMILIES = {"gpt-neox": HALF, "opt": "nano:opt-half", "olmo": "nano:olmo-half"}
@@ -55,14 +53,8 @@ def headline(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     copies = _arms(frames.chosen("metrics", everyone(COPIES, [HALF])), COPIES)
     if rows.empty or copies.empty:
         return
-    late = rows[rows["step"] >= rows["step"].max() / 8]
-    with theme.style(), theme.context("paper"):
-        _, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.4), layout="constrained")
-        plots.loss(late, ax=left, reference=None)
-        plots.cosine(copies[copies["metric"] == "cosine"], kinds=["up-projection"], ax=right)
-        left.set_title("A clone wins once its copies part")
-        right.set_title("Cosine of the copies: 1 is locked")
-    yield "", (left, pd.concat([late, copies], ignore_index=True))
+    copies = copies[copies["metric"] == "cosine"]
+    yield "", (plots.headline(rows, copies), pd.concat([rows, copies], ignore_index=True))
 
 
 @figure

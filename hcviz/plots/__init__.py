@@ -15,6 +15,7 @@ from hcviz.plots._differences import differences, rates
 from hcviz.plots._escape import escape
 from hcviz.plots._evolution import evolution, rank
 from hcviz.plots._frames import kind
+from hcviz.plots._headline import headline
 from hcviz.plots._heatmaps import antisymmetric, blocks, matrix_frame
 from hcviz.plots._histograms import histograms
 from hcviz.plots._loss import loss
@@ -35,6 +36,7 @@ __all__ = [
     "differences",
     "escape",
     "evolution",
+    "headline",
     "heads",
     "histograms",
     "kind",

@@ -165,37 +165,21 @@ def history(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.concat([run.history for run in runs], ignore_index=True)
 
 
-def findings(runs: Sequence[Run], ledger: pd.DataFrame) -> list[str]:
-    """Say in a few lines who stayed locked, who left, and whose loss is where.
+def findings(runs: Sequence[Run], frame: pd.DataFrame) -> list[str]:
+    """Say in a few lines who stayed locked, who left and how far, and whose loss is where.
 
     Args:
         runs: The runs.
-        ledger: Rows of the metric ``ledger`` for them.
+        frame: Rows of the metrics ``ledger``, ``cosine`` and ``spectrum`` for them, as far as they
+            were measured.
     """
     lines = []
     for run in runs:
-        rows = ledger[ledger["run"] == run.name]
-        if rows.empty:
-            continue
-        first, last = (
-            rows[rows["step"] == s].groupby("axis")["value"].mean() for s in (0, run.steps[-1])
-        )
-        if (rows["value"] == 0).all():
-            lines.append(
-                f"{run.name}: locked. After {run.steps[-1]} steps every copy in every weight is "
-                "still bit-identical."
-            )
-            continue
-        moves = ", ".join(
-            f"{axis} {first[axis]:.2g} -> {last[axis]:.2g}"
-            if last[axis]
-            else f"{axis} still locked"
-            for axis in last.index
-        )
-        what = "left its copies behind" if (first == 0).all() else "never was locked"
-        lines.append(
-            f"{run.name}: {what}. Share of squared norm outside the symmetric part: {moves}."
-        )
+        rows = frame[frame["run"] == run.name]
+        ledger = rows[rows["metric"] == "ledger"]
+        if len(ledger):
+            lines.append(f"{run.name}: {_parting(ledger, run)}{_turning(rows)}")
+    lines += _filling(frame)
     ends = {run.name: _heldout(run) for run in runs}
     start = next((e.iloc[0] for n, e in ends.items() if n == "source" and len(e)), None)
     order = sorted(((float(e.iloc[-1]), name) for name, e in ends.items() if len(e)))
@@ -207,6 +191,45 @@ def findings(runs: Sequence[Run], ledger: pd.DataFrame) -> list[str]:
             "a random start. One seed: differences of a hundredth are not a result."
         )
     return lines
+
+
+def _parting(ledger: pd.DataFrame, run: Run) -> str:
+    """Say how much of a run's weights has left the symmetric part, axis by axis."""
+    first, last = (
+        ledger[ledger["step"] == s].groupby("axis")["value"].mean() for s in (0, run.steps[-1])
+    )
+    if (ledger["value"] == 0).all():
+        return (
+            f"locked. After {run.steps[-1]} steps every copy in every weight is still "
+            "bit-identical."
+        )
+    moves = ", ".join(
+        f"{axis} {first[axis]:.2g} -> {last[axis]:.2g}" if last[axis] else f"{axis} still locked"
+        for axis in last.index
+    )
+    what = "left its copies behind" if (first == 0).all() else "never was locked"
+    return f"{what}. Share of squared norm outside the symmetric part: {moves}."
+
+
+def _turning(rows: pd.DataFrame) -> str:
+    """Say where the cosine of the copies began, how far it went either way, and where it ended."""
+    means = rows[rows["metric"] == "cosine"].groupby("step")["value"].mean()
+    if means.empty or means.min() > 1 - 1e-6:
+        return ""
+    ends = f"{means.iloc[0]:.3f} -> {means.iloc[-1]:.3f}"
+    return f" Cosine of the copies: {ends} (highest {means.max():.3f}, lowest {means.min():.3f})."
+
+
+def _filling(frame: pd.DataFrame) -> list[str]:
+    """Say which share of the singular values is above a thousandth of the largest."""
+    rows = frame[frame["metric"] == "spectrum"]
+    if rows.empty:
+        return []
+    largest = rows.groupby(["run", "step", "tensor"])["value"].transform("max")
+    shares = (rows["value"] > 1e-3 * largest).groupby([rows["run"], rows["step"]]).mean()
+    said = (f"{name} {part.iloc[0]:.0%} -> {part.iloc[-1]:.0%}" for name, part in
+            shares.groupby("run", sort=False))  # fmt: skip
+    return [f"Singular values above a thousandth of the largest: {', '.join(said)}."]
 
 
 def _heldout(run: Run) -> pd.Series:

@@ -122,13 +122,21 @@ class Drawn:
     """Everything that was measured."""
 
 
-def draw(runs: Sequence[Run], out: str | Path, *, command: str, progress: bool = True) -> Drawn:
+def draw(
+    runs: Sequence[Run],
+    out: str | Path,
+    *,
+    command: str,
+    notes: Sequence[str] = (),
+    progress: bool = True,
+) -> Drawn:
     """Measure runs, draw every figure that they allow, and say what was seen.
 
     Args:
         runs: The arms of a comparison; at least one must have started from a clone.
         out: Folder of the figures: NAME.png, NAME.svg, NAME.csv, NAME.json each, and findings.txt.
         command: The command that makes them again.
+        notes: Lines to go into findings.txt after what was seen.
         progress: Show a progress bar.
 
     Raises:
@@ -155,6 +163,7 @@ def draw(runs: Sequence[Run], out: str | Path, *, command: str, progress: bool =
     banded = pd.concat([cosines, unrelated], ignore_index=True)
     block = {"tensors": _exactly([up]), "steps": _few(left.steps)}
     drawn = {
+        "headline": (plots.headline(history(runs), cosines), cosines),
         "loss": figure(runs, "loss"),
         "cosine": (plots.cosine(banded), banded),
         "cosine-log": (plots.cosine(cosines, log=True), cosines),
@@ -167,9 +176,10 @@ def draw(runs: Sequence[Run], out: str | Path, *, command: str, progress: bool =
     for name, (axes, data) in drawn.items():
         plots.save(axes, out / name, data=data, command=command)
     plt.close("all")
-    lines = findings(runs, ledger)
+    spectrum = drawn["spectrum"][1]
+    lines = [*findings(runs, pd.concat([frame, spectrum], ignore_index=True)), *notes]
     write_text(out / "findings.txt", "\n".join([*lines, f"Made by: {command}"]) + "\n")
-    measured = [frame, drawn["pairs"][1], drawn["spectrum"][1]]
+    measured = [frame, drawn["pairs"][1], spectrum]
     return Drawn(lines, pd.concat(measured, ignore_index=True))
 
 
