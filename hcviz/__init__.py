@@ -24,6 +24,7 @@ _ROOM = {
     "BreakerCallback": "training.breakers",
     "Run": "runs.run",
     "measure": "metrics",
+    "evaluate": "metrics.accuracy",
     "speedup": "statistics.losses",
     "forgetting": "statistics.losses",
     "escape": "statistics.escape",

@@ -24,7 +24,8 @@ def commands(tool: str) -> list[list[str]]:
 
 
 def test_the_commands_run_in_order_and_leave_what_they_say(tmp_path, monkeypatch, capsys):
-    """The commands are hcviz clone, verify, deepen, declone, train, measure, figures, reproduce."""
+    """The commands are hcviz clone, verify, deepen, declone, train, measure, evaluate, figures
+    and reproduce."""
     monkeypatch.chdir(tmp_path)
     ran = []
     for words in commands("hcviz"):
@@ -42,6 +43,7 @@ def test_the_commands_run_in_order_and_leave_what_they_say(tmp_path, monkeypatch
         "declone",
         "train",
         "measure",
+        "evaluate",
         "plot",
         "diff",
         "figures",

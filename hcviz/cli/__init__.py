@@ -12,7 +12,7 @@ from tyro.conf import Positional
 from hcviz.cli.claims import reproduce
 from hcviz.cli.models import clone, declone, deepen, families, verify
 from hcviz.cli.runs import demo, figures, train
-from hcviz.cli.views import diff, measure, plot
+from hcviz.cli.views import diff, evaluate, measure, plot
 from hcviz.errors import HcvizError
 
 
@@ -53,6 +53,7 @@ COMMANDS = {
     "deepen": deepen,
     "train": train,
     "measure": measure,
+    "evaluate": evaluate,
     "plot": plot,
     "diff": diff,
     "figures": figures,

@@ -1,9 +1,9 @@
-"""Commands that look at what is there: measure, plot, diff."""
+"""Commands that look at what is there: measure, evaluate, plot, diff."""
 
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from hcviz.cli.common import Model, Runs, setting, typed_command
 from hcviz.errors import HcvizError
@@ -40,6 +40,49 @@ def measure(
         print(table.to_string(index=False, float_format="{:.3g}".format, na_rep=""))
     else:
         _write(frame, out)
+    return 0
+
+
+def evaluate(
+    models: Positional[Annotated[tuple[str, ...], arg(metavar="MODEL [MODEL ...]")]],
+    /,
+    tasks: tuple[str, ...] = (),
+    steps: tuple[int, ...] = (),
+    limit: Annotated[int | None, arg(metavar="N")] = None,
+    harness: bool = False,
+    out: Annotated[Path | None, arg(metavar="PATH")] = None,
+) -> int:
+    """Say how often models choose right in multiple-choice tasks, beside what guessing gives.
+
+    Tasks of hcviz's own are made of held-out text, for models as small as the shipped ones. Any
+    other name is a task of lm-evaluation-harness (pip install 'hcviz[eval]'), with data of the hub.
+
+    Args:
+        models: Runs, model folders, hub ids, or nano:NAME.
+        tasks: Names; none: hcviz's own ten, which data/tasks explains.
+        steps: Steps of runs; none: all at which the whole model was kept.
+        limit: Only the first items of each task.
+        harness: Have the harness score hcviz's own tasks too.
+        out: Write the table there, .csv, .parquet or .json; None: print a summary.
+    """
+    import hcviz
+
+    if not models:
+        raise HcvizError("Give at least one model or run, for example: hcviz evaluate nano:llama")
+    if out is not None:
+        _check_ending(out)
+    frame = hcviz.evaluate(
+        list(models), tasks=tasks or None, steps=steps or None, limit=limit, harness=harness,
+        progress=True,
+    )  # fmt: skip
+    if out is not None:
+        _write(frame, out)
+        return 0
+    frame["at"] = frame["run"] + ("@" + frame["step"].astype("string")).fillna("")
+    table = frame.pivot_table(
+        index=["task", "metric", "chance"], columns="at", values="value", sort=False, dropna=False
+    )
+    print(table.reset_index().to_string(index=False, float_format="{:.3f}".format, na_rep=""))
     return 0
 
 

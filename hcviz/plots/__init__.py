@@ -8,6 +8,7 @@ To add a figure: a function decorated with ``theme.themed`` in one of the files 
 that takes its rows from ``_frames.metric`` and its axes from ``_axes.panels``; then its name below.
 """
 
+from hcviz.plots._accuracy import accuracy, tasks
 from hcviz.plots._activations import activations, cka, heads, lens, neurons
 from hcviz.plots._animate import animate
 from hcviz.plots._cosine import cosine
@@ -27,6 +28,7 @@ from hcviz.plots._speedup import speedup
 from hcviz.plots._symmetry import ledger
 
 __all__ = [
+    "accuracy",
     "activations",
     "animate",
     "antisymmetric",
@@ -53,4 +55,5 @@ __all__ = [
     "sectors",
     "spectrum",
     "speedup",
+    "tasks",
 ]

@@ -23,6 +23,7 @@ OPTIONS = {
     "train": "out corpus steps batch-size context lr dropout breaker seed snapshots keep "
     "snapshot-dtype disk-budget metrics metric-tensors label device dtype overwrite",
     "measure": "metrics tensors steps out",
+    "evaluate": "tasks steps limit harness out",
     "plot": "figure out tensors steps",
     "diff": "factors top out",
     "figures": "out",
@@ -271,3 +272,17 @@ def test_lab_app_without_voila_says_how_to_install_it(hcviz, monkeypatch):
     code, _, err = hcviz("lab", "--app")
     assert code == 2
     assert re.search(r"Voila.*pip install -c constraints.txt -e '.\[app\]'", err)
+
+
+def test_evaluate_prints_a_column_a_model_or_writes_a_table(hcviz, tmp_path):
+    words = ["evaluate", "nano:gpt-neox-quarter", "nano:gpt-neox-half", "--tasks", "name", "order"]
+    code, out, _ = hcviz(*words, "--limit", 8)
+    assert code == 0
+    assert out.split()[:5] == ["task", "metric", "chance", *words[1:3]]
+    assert re.search(r"^ *order +acc +0\.500( +[01]\.\d{3}){2}$", out, flags=re.MULTILINE)
+    code, _, _ = hcviz(*words, "--limit", 8, "--out", tmp_path / "table.csv")
+    assert code == 0
+    assert pd.read_csv(tmp_path / "table.csv")["items"].tolist() == [8] * 4
+    code, _, err = hcviz("evaluate")
+    assert code == 2
+    assert "hcviz evaluate nano:llama" in err
