@@ -92,9 +92,9 @@ def made(tmp_path_factory):
     tiny.tokenizer().save_pretrained(out / "small")
     corpus = load_corpus(tiny.write_text(out), tokenizer=tiny.tokenizer(), context=64)
     for arm in ("noisy 10 dB", "matched source"):
-        paper.make(paper.Job("small", arm, 1e-3, steps=3), out, corpus)
+        paper.make(paper.Job("small", arm, 1e-3, steps=3), out, corpus, items=4)
     diverges = paper.Job("small", "random init", 1e30, steps=3)
-    paper.make(diverges, out, corpus)
+    paper.make(diverges, out, corpus, items=4)
     os.chdir(before)
     return out, diverges
 
@@ -129,7 +129,7 @@ def test_what_is_done_is_gathered_with_its_story(made):
     assert set(metrics.query("metric == 'spectrum'")["step"]) == {0, 3}
     told = json.loads((out / "frames" / "recorded.json").read_text())
     assert told["runs"] == 3
-    assert set(told["sha256"]) == {"runs", "losses", "metrics"}
+    assert set(told["sha256"]) == {"runs", "losses", "metrics", "accuracy"}
 
 
 def test_breakers_are_compared_by_the_same_means(tmp_path):

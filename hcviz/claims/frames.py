@@ -13,7 +13,7 @@ from hcviz.errors import HcvizError
 from hcviz.io.files import data_folder
 
 KEYS = ["source", "factor", "arm"]
-TABLES = ("runs", "losses", "metrics")
+TABLES = ("runs", "losses", "metrics", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Frames:
     """Losses over steps, with the same keys."""
     metrics: pd.DataFrame
     """Measured numbers, with the same keys."""
+    accuracy: pd.DataFrame
+    """Accuracy by task, at the steps whose models were kept, with the same keys."""
     command: str = ""
     _found: dict = field(default_factory=dict, repr=False, compare=False)
 
@@ -52,7 +54,7 @@ class Frames:
         """Return the rows of an arm at its learning rate, all seeds.
 
         Args:
-            table: ``runs``, ``losses`` or ``metrics``.
+            table: ``runs``, ``losses``, ``metrics`` or ``accuracy``.
             who: The arm.
         """
         if (table, who) not in self._found:

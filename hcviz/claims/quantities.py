@@ -249,6 +249,38 @@ def foretells(view: View, *, arms: list[Who], metric: str, at: int, tensors: str
     return pd.Series(early).corr(pd.Series([view.loss(a) for a in arms]), method="spearman")
 
 
+@quantity
+def accuracy(view: View, *, arm: Who, against: Who) -> float:
+    """Mean accuracy over the tasks, at the end, minus that of another arm."""
+    ends = [_at(_by_task(view, who).mean(axis=1), "end") for who in (arm, against)]
+    return ends[0] - ends[1]
+
+
+@quantity
+def accuracy_sooner(view: View, *, arm: Who, against: Who) -> float:
+    """How many times sooner the mean accuracy is at another arm's at the end."""
+    curves = {name: _by_task(view, who).mean(axis=1) for name, who in (("a", arm), ("b", against))}
+    rows = [
+        (-curve).rename("loss").reset_index().assign(run=name, split="heldout")
+        for name, curve in curves.items()
+    ]
+    found = speedup(pd.concat(rows), against="b", x="step").set_index("run")
+    return found.loc["a", "ratio"]
+
+
+@quantity
+def tasks_won(view: View, *, arm: Who, against: Who) -> float:
+    """The share of tasks in which an arm ends above another; a tie is half a task."""
+    gaps = _by_task(view, arm).iloc[-1] - _by_task(view, against).iloc[-1]
+    return ((gaps > 0) + 0.5 * (gaps == 0)).mean()
+
+
+def _by_task(view: View, who: Who) -> pd.DataFrame:
+    """Return the accuracy, step by task."""
+    rows = view.rows("accuracy", who)
+    return rows.pivot_table(index="step", columns="task", values="value")
+
+
 def _ledger(view: View, who: Who, axis: str) -> pd.DataFrame:
     rows = view.rows("metrics", who)
     return rows[(rows["metric"] == "ledger") & (rows["axis"] == axis)]

@@ -15,6 +15,8 @@ import pandas as pd
 from hcviz.errors import HcvizError
 from hcviz.io.files import locked, write_text
 from hcviz.metrics import measure
+from hcviz.metrics.accuracy import evaluate
+from hcviz.runs.run import Run
 from hcviz.text.corpus import Corpus
 from hcviz.training.snapshots import Keeping, drop_resume_files
 from hcviz.views.arms import run_arms
@@ -31,7 +33,7 @@ SPECTRUM = [r"layers\.0\..*(dense_h_to_4h|fc1|up_proj)\.weight"]
 SPECTRUM += [r"layers\.3\..*(query_key_value|q_proj)\.weight"]
 SPECTRUM += [r"layers\.2\..*(dense_4h_to_h|fc2|down_proj)\.weight"]
 """The three matrices of figure 6."""
-FRAMES = ("losses", "metrics")
+FRAMES = ("losses", "metrics", "accuracy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +66,18 @@ def done(job: Job, out: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def make(job: Job, out: Path, corpus: Corpus, *, device: str | None = "cpu") -> None:
-    """Train and measure one run, keep its frames and drop most of its weights."""
+def make(
+    job: Job, out: Path, corpus: Corpus, *, device: str | None = "cpu", items: int | None = None
+) -> None:
+    """Train and measure one run, keep its frames and drop most of its weights.
+
+    Args:
+        job: What is trained.
+        out: The folder of all runs.
+        corpus: The text.
+        device: As for :func:`hcviz.train`.
+        items: Of each task, only so many; None: all.
+    """
     folder, began = out / job.folder, time.process_time()
     snapshots = [step for step in SNAPSHOTS if step < job.steps] + [job.steps]
     try:
@@ -87,8 +99,17 @@ def make(job: Job, out: Path, corpus: Corpus, *, device: str | None = "cpu") -> 
     for step in run.steps[:-1]:
         place = folder / f"checkpoint-{step}"
         Keeping(dtype="float16").thin(place) if step in MODELS else shutil.rmtree(place)
+    accuracy_of(folder, items)
     loss = corpus.heldout_loss(run.model(job.steps))
     note(folder, job, loss=loss, cpu_minutes=round((time.process_time() - began) / 60, 2))
+
+
+def accuracy_of(folder: Path, items: int | None = None) -> pd.DataFrame:
+    """Return the accuracy on the tasks that ship, at the steps whose models a run has kept."""
+    kept = folder / "accuracy.parquet"
+    if not kept.is_file():
+        evaluate(Run(folder), limit=items, cache=False).to_parquet(kept, index=False)
+    return pd.read_parquet(kept)
 
 
 def note(folder: Path, job: Job, **facts: object) -> None:
@@ -126,8 +147,8 @@ def gather(out: Path, *, command: str) -> Path:
         command: The command that makes them again.
 
     Returns:
-        The folder of the frames: losses, metrics and runs as parquet, and recorded.json with the
-        command and the hashes of the three.
+        The folder of the frames: losses, metrics, accuracy and runs as parquet, and recorded.json
+        with the command and the hashes of the four.
     """
     rows, tables = [], {name: [] for name in FRAMES}
     for path in sorted(out.glob(f"*/lr-*/seed-*/*/{DONE}")):
@@ -140,6 +161,8 @@ def gather(out: Path, *, command: str) -> Path:
         facts = {k: json.dumps(v) if isinstance(v, dict) else v for k, v in facts.items()}
         rows.append(found | dataclasses.asdict(job) | facts)
         for name, parts in tables.items() if found["loss"] is not None else ():
+            if name == "accuracy":
+                accuracy_of(path.parent)
             frame = pd.read_parquet(path.parent / f"{name}.parquet")
             if name == "metrics":  # whole spectra are long: those of figure 6 alone
                 ends = frame["step"].isin([0, frame["step"].max()])

@@ -148,6 +148,7 @@ def reproduce(
     steps: int | None = None,
     corpus: str | Corpus = "asv+kjv",
     device: str | None = "cpu",
+    items: int | None = None,
 ) -> Again:
     """Make the runs of a claim anew, judge it by them, and compare with the recorded verdict.
 
@@ -158,6 +159,7 @@ def reproduce(
         steps: Optimizer steps of every run; None takes the recorded ones.
         corpus: The text.
         device: As for :func:`hcviz.train`; None takes what is there.
+        items: Of each task, only so many; None: all.
 
     Raises:
         HcvizError: If a run fails.
@@ -168,6 +170,6 @@ def reproduce(
     out, jobs = Path(out), jobs_of(claim, seeds=seeds, steps=steps)
     if not isinstance(corpus, Corpus):
         corpus = load_corpus(corpus, tokenizer=load(jobs[0].source)[1], context=jobs[0].context)
-    work(out, lambda _: iter(jobs), lambda job: make(job, out, corpus, device=device))
+    work(out, lambda _: iter(jobs), lambda job: make(job, out, corpus, device=device, items=items))
     frames = open_frames(gather(out, command=f"hcviz reproduce {claim.name} --seeds {seeds}"))
     return Again(claim, recorded, verdict_of(claim, frames))

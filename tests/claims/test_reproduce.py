@@ -50,7 +50,7 @@ def place(tmp_path_factory):
 @pytest.mark.parametrize("claim", RUNS.values(), ids=RUNS)
 def test_a_claim_is_run_end_to_end(claim, place):
     jobs = jobs_of(shrunk(claim), seeds=1, steps=3)
-    again = reproduce(shrunk(claim), "out", seeds=1, steps=3, corpus=place).again
+    again = reproduce(shrunk(claim), "out", seeds=1, steps=3, corpus=place, items=4).again
     assert again.name in VERDICTS[:-1]  # something was measured
     assert again.seeds == 1
     assert all((Path("out") / job.folder / "losses.parquet").is_file() for job in jobs)
@@ -61,7 +61,9 @@ def test_a_claim_is_run_end_to_end(claim, place):
 
 
 def test_the_lock_is_seen_in_runs_of_three_steps(place):
-    again = reproduce(shrunk(find_claim("lock-holds")), "out", seeds=1, steps=3, corpus=place).again
+    again = reproduce(
+        shrunk(find_claim("lock-holds")), "out", seeds=1, steps=3, corpus=place, items=4
+    ).again
     assert (again.name, again.effect) == ("reproduced", 0.0)
 
 
