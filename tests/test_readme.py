@@ -24,8 +24,8 @@ def commands(tool: str) -> list[list[str]]:
 
 
 def test_the_commands_run_in_order_and_leave_what_they_say(tmp_path, monkeypatch, capsys):
-    """The commands are hcviz clone, verify, deepen, declone, train, measure, evaluate, figures
-    and reproduce."""
+    """The commands are hcviz clone, verify, deepen, declone, train, measure, evaluate, figures,
+    reproduce and dry-run."""
     monkeypatch.chdir(tmp_path)
     ran = []
     for words in commands("hcviz"):
@@ -48,6 +48,7 @@ def test_the_commands_run_in_order_and_leave_what_they_say(tmp_path, monkeypatch
         "diff",
         "figures",
         "reproduce",
+        "dry-run",
     ]
     for place in (
         "wide-llama/README.md",

@@ -15,7 +15,7 @@ import hcviz
 from hcviz.claims.recipe import Job, gather, make, work
 from hcviz.text.corpus import load_corpus
 
-SOURCE, STEPS, SEEDS, RATE, CONTEXT = "nano:gpt-neox-quarter", 1200, range(3), 2e-3, 128
+SOURCE, STEPS, SEEDS, RATE, CONTEXT = "nano:gpt-neox-quarter", 1200, range(3), 8e-3, 128
 MAIN = ["symmetric", "noisy 10 dB", "gradient noise", "moments reset", "one copy frozen"]
 MAIN += ["one copy faster", "no weight decay", "moments warmed"]
 NOISE = [f"noisy {ratio} dB" for ratio in (20, 40, 60, 80)]

@@ -24,7 +24,7 @@ from hcviz.claims.recipe import Job, done, gather, make, work
 from hcviz.text.corpus import load_corpus
 
 SEEDS = range(3)
-RATES, START = [5e-4, 1e-3, 2e-3, 4e-3, 8e-3], 2e-3
+RATES, START = [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2], 8e-3
 HALF, WHOLE = "nano:gpt-neox-half", "nano:gpt-neox"
 FAMILIES = ["nano:opt-half", "nano:olmo-half"]
 BASES = [f"{HALF}@{step}" for step in (188, 375, 750)]

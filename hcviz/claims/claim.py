@@ -80,7 +80,7 @@ def read_claim(path: Path) -> Claim:
     if isinstance(given.get("sources"), list):
         given["sources"] = tuple(given["sources"])
     given |= {"name": path.stem, "measure": measure, "needs": needs, "path": path}
-    claim = _made(Claim, given, path, "claim")
+    claim = made(Claim, given, path, "claim")
     if claim.kind not in KINDS:
         raise HcvizError(f"{path}: kind={claim.kind!r} is none of {', '.join(KINDS)}.")
     return claim
@@ -117,14 +117,24 @@ def _measure(path: Path, table: Mapping[str, Any], where: str) -> Measure:
     own = {f.name for f in dataclasses.fields(Measure)} - {"arguments"}
     given = {key: value for key, value in table.items() if key in own}
     given["arguments"] = {key: value for key, value in table.items() if key not in own}
-    made = _made(Measure, given, path, where)
-    if made.expect not in EXPECT:
-        raise HcvizError(f"{path}: expect={made.expect!r} is none of {', '.join(EXPECT)}.")
-    return made
+    found = made(Measure, given, path, where)
+    if found.expect not in EXPECT:
+        raise HcvizError(f"{path}: expect={found.expect!r} is none of {', '.join(EXPECT)}.")
+    return found
 
 
-def _made(kind: type, given: Mapping[str, Any], path: Path, where: str) -> Any:
-    """Make a dataclass of what a file gives, or say which field is wrong."""
+def made(kind: type, given: Mapping[str, Any], path: Path, where: str) -> Any:
+    """Make a dataclass of what a file gives.
+
+    Args:
+        kind: The dataclass.
+        given: Its fields.
+        path: The file, for the message.
+        where: The part of it.
+
+    Raises:
+        HcvizError: If a field is unknown, missing, or of another kind.
+    """
     fields = {f.name: f for f in dataclasses.fields(kind)}
     for name, value in given.items():
         if name not in fields:

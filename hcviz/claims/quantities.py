@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hcviz.claims.budget import differences, read_pair
 from hcviz.claims.frames import Frames, Who
 from hcviz.errors import HcvizError
 from hcviz.statistics.escape import escape
@@ -41,11 +42,27 @@ def quantity(function: Callable[..., float]) -> Callable[..., pd.Series]:
             for seed in _seeds(frames, whos):
                 view = View(frames, seed)
                 found[source, seed] = float(function(view, **{**keywords, **whos}))
-        index = pd.MultiIndex.from_tuples(list(found), names=["source", "seed"]) if found else None
-        return pd.Series(list(found.values()), index=index, dtype=float)
+        return _series(found)
 
     QUANTITIES[function.__name__] = all_of
     return all_of
+
+
+def quantity_of_pair(function: Callable[..., float]) -> Callable[..., pd.Series]:
+    """Register a function of a pair of ``configs/pairs``, which needs no run."""
+
+    @functools.wraps(function)
+    def all_of(_: None, sources: Sequence[str], factor: int, **keywords: Any) -> pd.Series:
+        _check(function, keywords)
+        return _series({(source, 0): float(function(source, **keywords)) for source in sources})
+
+    QUANTITIES[function.__name__] = all_of
+    return all_of
+
+
+def _series(found: Mapping[tuple[str, int], float]) -> pd.Series:
+    index = pd.MultiIndex.from_tuples(list(found), names=["source", "seed"]) if found else None
+    return pd.Series(list(found.values()), index=index, dtype=float)
 
 
 class View:
@@ -279,6 +296,19 @@ def _by_task(view: View, who: Who) -> pd.DataFrame:
     """Return the accuracy, step by task."""
     rows = view.rows("accuracy", who)
     return rows.pivot_table(index="step", columns="task", values="value")
+
+
+@quantity_of_pair
+@functools.cache  # a plan takes seconds
+def table_1_differences(pair: str) -> float:
+    """How many entries of the paper's table 1 differ from the clone that we would make."""
+    return differences(read_pair(pair), 1)
+
+
+@quantity_of_pair
+def table_2_differences(pair: str, *, apart: Sequence[str] = ()) -> float:
+    """How many entries of table 2, but those named, differ from what our launch would ask for."""
+    return differences(read_pair(pair), 2, apart)
 
 
 def _ledger(view: View, who: Who, axis: str) -> pd.DataFrame:

@@ -37,8 +37,9 @@ def measured(measure: Measure, claim: Claim, frames: Frames | None) -> pd.Series
 
 
 def recorded_of(claim: Claim) -> Frames | None:
-    """Return the frames of a claim's recording; None if it does not ship."""
-    return open_frames(claim.recording) if is_recorded(claim.recording) else None
+    """Return the frames of a claim's recording; None if it has none, or does not ship."""
+    there = claim.recording and is_recorded(claim.recording)
+    return open_frames(claim.recording) if there else None
 
 
 def verdict_of(claim: Claim, frames: Frames | None = None) -> Verdict:

@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 from tyro.conf import Positional
 
-from hcviz.cli.claims import reproduce
+from hcviz.cli.claims import dry_run, reproduce
 from hcviz.cli.models import clone, declone, deepen, families, verify
 from hcviz.cli.runs import demo, figures, train
 from hcviz.cli.views import diff, evaluate, measure, plot
@@ -58,6 +58,7 @@ COMMANDS = {
     "diff": diff,
     "figures": figures,
     "reproduce": reproduce,
+    "dry-run": dry_run,
     "families": families,
     "lab": lab,
 }

@@ -29,6 +29,7 @@ OPTIONS = {
     "figures": "out",
     "families": "out",
     "reproduce": "seeds steps out figures device",
+    "dry-run": "assume",
     "lab": "app no-browser",
 }
 """The options of every command. A new one is a decision: write it here."""
