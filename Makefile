@@ -12,7 +12,7 @@ JOBS ?= 2
 UV_PICK := $(if $(filter file default undefined,$(origin PYTHON)),,--python $(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser lint lab app gallery notebooks
+.PHONY: help setup demo test fuzz browser lint lab app gallery notebooks
 .DELETE_ON_ERROR:
 
 help: ## list these targets (the default)
@@ -27,6 +27,9 @@ demo: $(STAMP) ## run the main job: clone, train, measure, draw; ARGS go to `hcv
 # One thread a process: models so small that threads would only wait for one another.
 test: $(STAMP) ## run the tests in JOBS processes; ARGS go to pytest, as in ARGS="-k plots"
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+fuzz: $(STAMP) ## feed 10,000 damaged files and odd options to every reader; HCVIZ_FUZZ=N for another number
+	HCVIZ_FUZZ=$${HCVIZ_FUZZ:-10000} OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_fuzz.py $(ARGS)
 
 browser: $(STAMP) ## open the notebooks in a real browser (needs Chromium) and move their sliders
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,app,browser]'

@@ -89,7 +89,7 @@ def widths(config) -> Widths:
         heads = 1  # a state-space or recurrent model attends to nothing
     if not isinstance(hidden, int) or not isinstance(heads, int):
         raise CloneError(_no_widths(config, hidden, heads))
-    head_dim = head_dim or hidden // heads
+    head_dim = head_dim or hidden // max(heads, 1)
     kv_heads = read(config, kv_field) if kv_field else heads
     if getattr(config, "multi_query", False) and not getattr(
         config, "new_decoder_architecture", False
@@ -102,7 +102,10 @@ def widths(config) -> Widths:
             # None means four times the hidden size wherever transformers allows it (GPT-2, GPT-J)
             ffn[field] = 4 * hidden if value is None else value
     ffn = {k: v for k, v in ffn.items() if isinstance(v, int)}
-    return Widths(hidden, heads, kv_heads, head_dim, ffn, family_of(config).head_blocks)
+    found = Widths(hidden, heads, kv_heads, head_dim, ffn, family_of(config).head_blocks)
+    if not all(isinstance(n, int) and n > 0 for n in (hidden, heads, kv_heads, head_dim)):
+        raise CloneError(f"{type(config).__name__}: {found} is no model. Every width is above 0.")
+    return found
 
 
 def read(config, field: str):

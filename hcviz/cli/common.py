@@ -1,7 +1,6 @@
 """What the commands share: kinds of arguments, dtypes by name, the command line as typed."""
 
 import dataclasses
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -80,10 +79,10 @@ def expansion_of(text: str):
     """
     if not text.endswith(".json"):
         return setting(text)
-    try:
-        return json.loads(Path(text).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise HcvizError(
-            f"--expansion {text} cannot be read: {error}. The file holds a form, a table of shares "
-            'such as [[0.7, 0.3], [0.4, 0.6]], or {"ffn": ...} with either.'
-        ) from error
+    from hcviz.io import forms
+
+    shares = list[list[float]]
+    return forms.read(Path(text), str | shares | dict[str, str | shares], (
+        "For --expansion the file holds a form, a table of shares such as [[0.7, 0.3], [0.4, 0.6]],"
+        ' or {"ffn": ...} with either.'
+    ))  # fmt: skip

@@ -189,10 +189,12 @@ def verify(
     """
     import hcviz
     from hcviz.io.files import write_text
+    from hcviz.io.process import device_of
     from hcviz.io.sources import load
 
+    to = {"device": device_of(device), "dtype": dtype_of(dtype)}
     models = [load(spec, trust_remote_code=trust_remote_code)[0] for spec in (src, clone)]
-    report = hcviz.verify(*(m.to(device=device, dtype=dtype_of(dtype)) for m in models))
+    report = hcviz.verify(*(m.to(**to) for m in models))
     print(report)
     if csv:
         write_text(csv, report.to_frame().to_csv(index=False))

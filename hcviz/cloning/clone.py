@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Mapping
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hcviz.architecture.axes import Factors, TensorAxes
 from hcviz.architecture.factors import factors_to, resolve_factors
@@ -70,6 +70,7 @@ def decide(model: PreTrainedModel, request: CloneRequest) -> Plan:
             f"clone() widens causal language models, and {model_class.__name__} is none. "
             "Load the model with AutoModelForCausalLM.from_pretrained(...)."
         )
+    _validate(config, "its own configuration", "Correct it first.")
     form = Expansion.of(request.expansion, request.snr_db, request.seed)
     sizes = request.sizes
     if request.to_config is not None:
@@ -96,14 +97,8 @@ def decide(model: PreTrainedModel, request: CloneRequest) -> Plan:
             "'symmetric'."
         )
     result = plan(model, axes, growth, fusing)
-    try:
-        result.config.validate()
-    except Exception as error:  # its class may raise any kind
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise CloneError(
-            f"{type(config).__name__} refuses the widened configuration: {reason} Choose factors "
-            "that it accepts, such as the same for hidden and heads."
-        ) from error
+    then = "Choose factors that it accepts, such as the same for hidden and heads."
+    _validate(result.config, "the widened configuration", then)
     if request.tie == "keep" and result.head:
         warnings.warn(
             f"{model_class.__name__} has no gain in its final norm that could take the tied head's "
@@ -112,6 +107,15 @@ def decide(model: PreTrainedModel, request: CloneRequest) -> Plan:
             stacklevel=4,
         )
     return result
+
+
+def _validate(config: PreTrainedConfig, which: str, then: str) -> None:
+    """Refuse a configuration that its class does not accept."""
+    try:
+        config.validate()
+    except Exception as error:  # its class may raise any kind
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise CloneError(f"{type(config).__name__} refuses {which}: {reason} {then}") from error
 
 
 def _reads_copies(axes: dict[str, TensorAxes], factors: Factors) -> bool:

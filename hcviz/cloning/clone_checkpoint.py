@@ -24,6 +24,7 @@ from hcviz.cloning.card import card
 from hcviz.cloning.transfer import Transfer
 from hcviz.cloning.verify import Report, verify
 from hcviz.errors import HcvizError
+from hcviz.io import forms
 from hcviz.io.checkpoint import stamp, weight_files
 from hcviz.io.files import (
     check_free,
@@ -35,7 +36,7 @@ from hcviz.io.files import (
     write_text,
 )
 from hcviz.io.parameters import takes
-from hcviz.io.process import quiet, surroundings
+from hcviz.io.process import device_of, quiet, surroundings
 from hcviz.io.sources import folder_of, read_model
 from hcviz.widening.request import CloneRequest
 
@@ -106,6 +107,7 @@ def clone_checkpoint(
     out = Path(out)
     if check not in CHECKS:
         raise HcvizError(f"check={check!r} is unknown. Choose one of {', '.join(CHECKS)}.")
+    device_of(device)
     with locked(out), needing_room(out):
         check_free(out, overwrite=overwrite)
         place = folder_of(src, trust_remote_code=trust_remote_code)
@@ -194,8 +196,8 @@ def _workplace(out: Path, request: dict[str, Any]) -> Path:
     """Make the hidden folder beside ``out``, or find in it what the same request has left."""
     folder, request = out.parent / f".tmp-{out.name}-clone", json.loads(json.dumps(request))
     before = {}
-    with contextlib.suppress(OSError, ValueError):
-        before = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+    with contextlib.suppress(HcvizError):
+        before = forms.read(folder / NOTE, dict, "")
     if before != request and folder.exists():
         changed = ", ".join(key for key in request if before.get(key) != request[key])
         warnings.warn(

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
@@ -19,11 +18,11 @@ from hcviz.cloning.clone import decide
 from hcviz.errors import CloneError
 from hcviz.io.checkpoint import Checkpoint
 from hcviz.io.files import write_text
+from hcviz.io.forms import naming
 from hcviz.io.models import (
     Unit,
-    asks_for_trust,
+    blank,
     check_config,
-    own_code,
     own_names,
     read_config,
     whole,
@@ -53,16 +52,10 @@ class Transfer:
         self.stored = Checkpoint(place)
         kinds = (self.stored.empty(key).dtype for key in self.stored)
         self.dtype = dtype or config.dtype or next(kind for kind in kinds if kind.is_floating_point)
-        try:
-            with torch.device("meta"):
-                self.source = AutoModelForCausalLM.from_config(
-                    config, dtype=self.dtype, trust_remote_code=trust_remote_code
-                ).eval()
-        except ValueError as error:
-            if asks_for_trust(error):
-                raise own_code(place) from error
-            raise
-        self.plan = decide(self.source, request)
+        trust = {"trust_remote_code": trust_remote_code}
+        self.source = blank(config, place, dtype=self.dtype, **trust).eval()
+        with naming(place):
+            self.plan = decide(self.source, request)
         self.wide = meta_model(self.plan.config, type(self.source))
         self.pair = (self.source, self.wide)
         self.parameters = tuple(model.num_parameters() for model in self.pair)

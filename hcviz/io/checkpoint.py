@@ -5,13 +5,16 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
+from typing_extensions import TypedDict
 
 from hcviz.errors import HcvizError
+from hcviz.io import forms
 from hcviz.io.files import natural
 from hcviz.io.models import Unit, model_of, own_names, units, whole
 
@@ -19,15 +22,23 @@ KEPT = "hcviz_keep"
 """In a file's metadata: the expression whose tensors alone a thinned snapshot holds."""
 
 
+class Index(TypedDict):
+    """The form of ``model.safetensors.index.json``."""
+
+    __pydantic_config__ = forms.OPEN
+    weight_map: dict[str, Annotated[str, Field(max_length=255)]]
+
+
 def weight_files(folder: Path) -> list[Path]:
     """Return a checkpoint's safetensors files; none if it is not whole.
 
     Raises:
-        HcvizError: If its index names a file outside the folder.
+        HcvizError: If its index cannot be read, or names a file outside the folder.
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = set(json.loads(index.read_text())["weight_map"].values())
+        then = "Download it again, or save the model with save_pretrained."
+        shards = set(forms.read(index, Index, then)["weight_map"].values())
         outside = [one for one in shards if Path(one).is_absolute() or ".." in Path(one).parts]
         if outside:
             raise HcvizError(

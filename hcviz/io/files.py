@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -34,6 +34,27 @@ def natural(name: str | float) -> list[tuple[float, str]]:
         return [(name, "")]
     words = re.split(r"([0-9]+)", name)
     return [(int(word), "") if odd % 2 else (-1, word) for odd, word in enumerate(words)]
+
+
+def finder(patterns: str | Iterable[str] | None) -> Callable[[str], bool]:
+    """Return what tells if a name is found by any of some regular expressions; None finds all.
+
+    Raises:
+        HcvizError: If one is no regular expression.
+
+    Example:
+        >>> list(filter(finder("mlp"), ["attn.weight", "mlp.weight"]))
+        ['mlp.weight']
+    """
+    asked = [patterns] if isinstance(patterns, str) else list(patterns or [""])
+    try:
+        found = [re.compile(one) for one in asked]
+    except (re.error, OverflowError, RecursionError) as error:
+        raise HcvizError(
+            f"{', '.join(map(repr, asked))}: no regular expression of names: {error}. Write part "
+            r"of a name, such as mlp, and \ before a sign that is meant as it is."
+        ) from error
+    return lambda name: any(one.search(name) for one in found)
 
 
 def layer_of(name: str) -> int | None:

@@ -24,6 +24,7 @@ from transformers.core_model_loading import (
 from transformers.initialization import no_init_weights
 
 from hcviz.errors import HcvizError
+from hcviz.io import forms
 from hcviz.io.files import natural
 
 WRAPPER = re.compile(r"^(?:(?:module|_orig_mod|_fsdp_wrapped_module)\.)+")
@@ -36,6 +37,7 @@ QUANTIZED = (
     "quantized, and shares of such weights would not be exact. Give the model in float16, bfloat16 "
     "or float32."
 )
+ITS_OWN = "Take the config.json that the weights came with."
 
 
 def read_config(place: str | Path, *, trust_remote_code: bool = False) -> Any:
@@ -49,6 +51,8 @@ def read_config(place: str | Path, *, trust_remote_code: bool = False) -> Any:
         HcvizError: If there is none that opens, it needs code of its own, or is an adapter's.
     """
     check_folder(place)
+    if Path(place, "config.json").is_file():
+        forms.read(Path(place, "config.json"), forms.CONFIGURATION, ITS_OWN)
     try:
         return AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
     except Exception as error:  # configurations check themselves, and raise many unrelated kinds
@@ -60,21 +64,44 @@ def read_config(place: str | Path, *, trust_remote_code: bool = False) -> Any:
         ) from error
 
 
-def blank(config: Any, model_class: Any = None, *, trust_remote_code: bool = False) -> nn.Module:
+def blank(
+    config: Any,
+    place: Any,
+    model_class: Any = None,
+    *,
+    dtype: torch.dtype | None = None,
+    trust_remote_code: bool = False,
+) -> nn.Module:
     """Build a model on the meta device: names and shapes, no memory.
 
     Args:
         config: Its configuration.
+        place: Whose it is, for the message.
         model_class: Its class; by default that of the causal language models of this kind.
+        dtype: Its dtype, if the class is not given; by default that of the configuration.
         trust_remote_code: Run code that comes with the model.
+
+    Raises:
+        HcvizError: If it makes no model.
     """
-    with torch.device("meta"), no_init_weights():
-        if model_class is None:
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-        else:
-            model = model_class(config)
-        model.tie_weights(recompute_mapping=False)
-        return model
+    cast = {} if dtype is None else {"dtype": dtype}
+    try:
+        with torch.device("meta"), no_init_weights():
+            if model_class is None:
+                model = AutoModelForCausalLM.from_config(
+                    config, trust_remote_code=trust_remote_code, **cast
+                )
+            else:
+                model = model_class(config)
+            model.tie_weights(recompute_mapping=False)
+            return model
+    except Exception as error:  # modelling files raise all kinds
+        if asks_for_trust(error):
+            raise own_code(place) from error
+        raise HcvizError(
+            f"The configuration of {place} makes no model: {type(error).__name__}: "
+            f"{' '.join(str(error).split())} {ITS_OWN}"
+        ) from error
 
 
 def check_folder(place: str | Path) -> None:
@@ -134,15 +161,14 @@ def _model_of(one: _Configured) -> PreTrainedModel:
     config = read_config(one.folder)
     check_config(config, one.folder)
     try:
-        return blank(config)
-    except Exception as error:  # modelling files raise all kinds
-        if asks_for_trust(error):
-            raise own_code(one.folder) from error
+        return blank(config, one.folder)
+    except HcvizError as error:
         kind, *_ = getattr(config, "architectures", None) or [""]
         model_class = getattr(transformers, kind, None)
-        if model_class is None:
-            raise HcvizError(f"The model of {one.folder} cannot be built: {error}") from error
-        return blank(config, model_class)
+        known = isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)
+        if asks_for_trust(error) or not known:
+            raise
+        return blank(config, one.folder, model_class)
 
 
 def model_of(folder: Path) -> PreTrainedModel:
@@ -153,7 +179,7 @@ def model_of(folder: Path) -> PreTrainedModel:
     """
     check_folder(folder)
     path = folder / "config.json"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     return _model_of(_Configured(text, folder))
 
 

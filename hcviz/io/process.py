@@ -11,6 +11,8 @@ from typing import Any
 
 from transformers.utils import logging
 
+from hcviz.errors import HcvizError
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
@@ -24,6 +26,27 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+def device_of(name: str) -> Any:
+    """Return a device of torch, if one can compute on it here.
+
+    Raises:
+        HcvizError: If not.
+
+    Example:
+        >>> device_of("cpu")
+        device(type='cpu')
+    """
+    import torch
+
+    try:
+        return torch.device(name if torch.zeros(1, device=name).item() == 0 else "")
+    except Exception as error:  # of whatever drives it
+        raise HcvizError(
+            f"The device {name!r} cannot be used here: {' '.join(str(error).split())[:200]} "
+            "Use cpu, or the device of a GPU that torch finds, such as cuda."
+        ) from error
 
 
 def surroundings() -> dict[str, Any]:

@@ -139,7 +139,7 @@ def read_model(
         check_config(config, folder)
         files = Checkpoint(folder)
         try:
-            made, _ = whole(blank(config, model_class, **trust), files)
+            made, _ = whole(blank(config, folder, model_class, **trust), files)
             names = {WRAPPER.pattern: ""} if any(map(wrapped, made.values())) else None
             options = {"use_safetensors": True, "key_mapping": names, **cast, **trust}
             model, found = opens.from_pretrained(folder, output_loading_info=True, **options)
@@ -208,7 +208,7 @@ def place_of(spec: str | PathLike, *, remedy: str = KINDS) -> Path | str:
         return source_path(text.removeprefix("nano:"))
     name, path = text.removeprefix("hf:"), Path(text).expanduser()
     if name == text:
-        if text and path.is_dir():
+        if text and os.path.isdir(path):  # which also stands names that no system knows
             return path
         first, *more = text.replace(os.sep, "/").split("/")
         given = not isinstance(spec, str) or path.is_absolute() or text.startswith((".", "~"))

@@ -1,7 +1,6 @@
 """measure(): every asked metric of every asked tensor and step, as one tidy table."""
 
 import functools
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from tqdm.auto import tqdm
 
 from hcviz.architecture.axes import Dim, Segment, TensorAxes
 from hcviz.errors import CloneError, HcvizError
-from hcviz.io.files import layer_of, natural
+from hcviz.io.files import finder, layer_of, natural
 from hcviz.metrics._models import measure_models
 from hcviz.metrics._reading import TensorReader
 from hcviz.metrics._registry import Entry, Row
@@ -68,7 +67,7 @@ def measure(
     """
     asked = {label: resolve(label) for label in metrics}
     runs = run if isinstance(run, list | tuple) else [run]
-    patterns = [re.compile(p) for p in ([tensors] if isinstance(tensors, str) else tensors or [""])]
+    finds = finder(tensors)
     wanted = None if steps is None else set(steps)
     models = [label for label, (_, entry) in asked.items() if entry.of == "model"]
     weights = {label: both for label, both in asked.items() if label not in models}
@@ -85,7 +84,7 @@ def measure(
         snapshots = [step for step in one.steps if step in chosen]
         if weights:
             names = _names(one, snapshots, live)
-            found = [name for name in names if any(p.search(name) for p in patterns)]
+            found = list(filter(finds, names))
             if not found:
                 shown = ", ".join(names[:4])
                 raise HcvizError(
@@ -96,7 +95,7 @@ def measure(
         measured = measure_models(
             one, snapshots, models, batch=batch, source=source, cache=caches[one]
         )
-        rows += [row for row in measured if any(p.search(row["tensor"]) for p in patterns)]
+        rows += [row for row in measured if finds(row["tensor"])]
     try:
         for one, chosen, name, live in tqdm(
             work, desc="measuring", unit="tensor", disable=not progress

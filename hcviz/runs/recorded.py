@@ -7,13 +7,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from hcviz.errors import HcvizError
+from hcviz.io import forms
 from hcviz.io.checkpoint import KEPT
 from hcviz.io.files import data_folder, fresh_folder
+from hcviz.runs.rows import read_frame
 from hcviz.runs.run import Run
+
+AGAIN = "Record the comparison again, or fetch the recording anew."
+
+
+class Note(TypedDict):
+    """The form of ``recorded.json``."""
+
+    __pydantic_config__ = forms.OPEN
+    arms: Annotated[
+        list[Annotated[str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")]], Field(min_length=1)
+    ]
+    """Folders beside it."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +47,12 @@ class Recorded:
     @cached_property
     def info(self) -> dict:
         """What was recorded: arms, tensors and the command."""
-        return json.loads((self.path / "recorded.json").read_text(encoding="utf-8"))
+        return forms.read(self.path / "recorded.json", Note, AGAIN)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
         """Every metric of every arm at every step, as :func:`hcviz.measure` gives it."""
-        return pd.read_parquet(self.path / "metrics.parquet").astype({"axis": object})
+        return read_frame(self.path / "metrics.parquet", AGAIN)
 
     @cached_property
     def history(self) -> pd.DataFrame:

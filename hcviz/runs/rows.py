@@ -6,16 +6,38 @@ import json
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Required
 
 import pandas as pd
+from typing_extensions import TypedDict
 
+from hcviz.errors import HcvizError
+from hcviz.io import forms
 from hcviz.io.files import fresh_file, write_text
 
 COLUMNS = ["run", "step", "tensor", "layer", "part", "axis", "metric", "row", "col", "value"]
 LIVE, WHOLE = "metrics.jsonl", "metrics.parquet"
 CACHE = ".hcviz-cache"
 Row = dict[str, Any]
+KINDS = dict.fromkeys(COLUMNS, "O") | dict.fromkeys(("step", "layer", "row", "col"), "i")
+KINDS |= {"value": "f"}
+"""What numpy calls the columns of a stored table: texts, whole numbers, floats."""
+AGAIN = "Remove it, and measure the run again with hcviz.measure."
+
+
+class Line(TypedDict, total=False):
+    """The form of a row that is written while a run is trained."""
+
+    __pydantic_config__ = forms.OPEN
+    step: Required[int]
+    tensor: Required[str]
+    metric: Required[str]
+    value: Required[float]
+    layer: int | None
+    part: str | None
+    axis: str | None
+    row: int | None
+    col: int | None
 
 
 def table(rows: Iterable[Row] | pd.DataFrame) -> pd.DataFrame:
@@ -24,19 +46,39 @@ def table(rows: Iterable[Row] | pd.DataFrame) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(("layer", "row", "col"), "Int64") | {"axis": object})
 
 
+def read_frame(path: Path, remedy: str) -> pd.DataFrame:
+    """Return a table of measurements from a parquet file.
+
+    Raises:
+        HcvizError: If it cannot be read, or a column is missing or of another kind.
+    """
+    try:
+        frame = pd.read_parquet(path)
+        for name, kind in KINDS.items():
+            column = frame[name].dropna()
+            text = kind != "O" or pd.api.types.infer_dtype(column) == "string"
+            gaps = name in ("step", "tensor", "metric") and len(column) < len(frame)
+            if gaps or (len(column) and not (column.dtype.kind == kind and text)):
+                raise ValueError(f"in {name!r} stands what does not belong there")
+    except Exception as error:  # pyarrow and pandas raise many unrelated kinds
+        raise HcvizError(f"{path} cannot be read: {error!r}. {remedy}") from error
+    return frame.astype({"axis": object})
+
+
 def read_live(folder: Path) -> pd.DataFrame:
     """Return what was measured while a run was trained; no rows if nothing was.
 
     The last line of a run that goes on, or was killed, may be cut; it is left out.
+
+    Raises:
+        HcvizError: If the file holds something else.
     """
-    rows = []
     if (folder / LIVE).is_file():
-        for line in (folder / LIVE).read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):
-                rows.append(json.loads(line))
-    elif (folder / WHOLE).is_file():
-        return table(pd.read_parquet(folder / WHOLE))
-    return table(rows)
+        *lines, _ = (folder / LIVE).read_bytes().split(b"\n")
+        return table([forms.parse(line, Line, folder / LIVE, AGAIN) for line in lines])
+    if (folder / WHOLE).is_file():
+        return table(read_frame(folder / WHOLE, AGAIN))
+    return table([])
 
 
 def start_live(folder: Path, step: int) -> None:
@@ -65,7 +107,7 @@ class Cache:
     """Rows that were measured before, in ``.hcviz-cache/`` of a run's folder.
 
     An entry is found by what was measured and counts only while the fingerprint of everything that
-    it came from is the same. Where the folder cannot be written nothing is kept.
+    it came from, and of its rows, is the same. Where the folder cannot be written nothing is kept.
     """
 
     def __init__(self, folder: Path | None):
@@ -85,16 +127,17 @@ class Cache:
         """Return the rows of an entry; None if there is none, or its fingerprint is another."""
         if self.data is not None:
             with contextlib.suppress(sqlite3.Error):
-                query = "SELECT rows FROM kept WHERE what = ? AND mark = ?"
-                found = self.data.execute(query, (what, mark)).fetchone()
-                return json.loads(found[0]) if found else None
+                query = "SELECT rows, mark FROM kept WHERE what = ?"
+                rows, found = self.data.execute(query, (what,)).fetchone() or (None, None)
+                return json.loads(rows) if found == fingerprint(what, mark, rows) else None
         return None
 
     def put(self, what: str, mark: str | None, rows: list[Row]) -> None:
         """Keep the rows of an entry in place of its older ones; without a fingerprint nothing."""
         if self.data is not None and mark is not None:
             with contextlib.suppress(TypeError):
-                self.new.append((what, mark, json.dumps(rows)))
+                text = json.dumps(rows)
+                self.new.append((what, fingerprint(what, mark, text), text))
 
     def commit(self) -> None:
         """Write what was put since the last time, at once: others may measure the same run."""

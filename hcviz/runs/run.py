@@ -1,6 +1,6 @@
 """Read a training run from disk, lazily: steps, history, single tensors, blocks, whole models."""
 
-import json
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,13 @@ import pandas as pd
 
 from hcviz.errors import HcvizError
 from hcviz.io.checkpoint import Stored, damaged, file_stamp
-from hcviz.io.models import read_config
-from hcviz.io.places import Place, Where, find_places
+from hcviz.io.forms import naming
+from hcviz.io.models import model_of
 from hcviz.io.sources import config_of, local_folder, read_model
+from hcviz.runs.places import Place, Where, find_places
 from hcviz.runs.rows import read_live, table
 from hcviz.runs.snapshots import Snapshots
+from hcviz.runs.state import read_info
 
 HISTORY = ["run", "step", "tokens", "split", "loss", "lr", "seconds", "flops", "seed"]
 
@@ -113,8 +115,7 @@ class Run:
         """``run.json``: source, clone recipe, seed, corpus, versions; {} without one."""
         if self._info is not None:
             return {"label": self._info["label"], "clone": self._recipe}
-        path = self.path / "run.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return read_info(self.path)
 
     @property
     def name(self) -> str:
@@ -237,7 +238,7 @@ class Run:
         def read() -> Any:
             step = next(filter(self._at.is_here, self.steps), self.steps[0])
             path = None if self._at.is_here(step) else self._at.file(step, "config.json")
-            return read_config(path.parent if path else self._at.folder(step))
+            return copy.deepcopy(model_of(path.parent if path else self._at.folder(step)).config)
 
         return self._once("config", read)
 
@@ -247,7 +248,8 @@ class Run:
         from hcviz.widening.layout import layout
 
         def read() -> Any:
-            return layout(self.config, factors=self.factors if self.is_clone else None)
+            with naming(self.path or self.name):
+                return layout(self.config, factors=self.factors if self.is_clone else None)
 
         return self._once("layout", read)
 

@@ -1,14 +1,14 @@
 """Where a run's snapshots lie: below its folder, anywhere, or as revisions on the hub."""
 
-import json
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hcviz.errors import HcvizError
 from hcviz.io.checkpoint import Stored, stamp, weight_files
-from hcviz.io.places import Place, Revision
-
-LOG = "trainer_state.json"
+from hcviz.runs.places import Place, Revision
+from hcviz.runs.state import LOG, read_log
 
 
 class Snapshots:
@@ -74,15 +74,17 @@ class Snapshots:
     def log(self) -> list[dict[str, Any]]:
         """Return the Trainer's log, from the run's own state or the newest checkpoint's.
 
-        Of revisions of the hub the newest is asked, whose log is the longest, and no other.
+        Of revisions of the hub the newest is asked, whose log is the longest, and no other. That of
+        the newest checkpoint may be half written, or cut where a run was killed.
+
+        Raises:
+            HcvizError: If another one cannot be read.
         """
         *older, newest = self.steps()
         asked = [newest, *(step for step in reversed(older) if not self.is_revision(step))]
         own = [self.path / LOG] if self.path else []
-        logs = []
+        logs, young = [], self.file(newest, LOG)
         for path in filter(None, [*own, *(self.file(step, LOG) for step in asked)]):
-            try:
-                logs.append(json.loads(path.read_text())["log_history"])
-            except (OSError, ValueError, KeyError):
-                continue
+            with contextlib.suppress(HcvizError if path == young else ()):
+                logs.append(read_log(path))
         return max(logs, key=lambda log: log[-1]["step"] if log else -1, default=[])

@@ -4,7 +4,6 @@ import ast
 import dataclasses
 import importlib.metadata
 import itertools
-import json
 import platform
 import re
 import sqlite3
@@ -13,7 +12,10 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from hcviz.errors import HcvizError
+from hcviz.io import forms
 from hcviz.text.grammar import ENGLISH
 
 END_OF_TEXT = "<|endoftext|>"
@@ -35,6 +37,13 @@ class Document:
     text: str
     shelf: str = ""
     """What is split by itself, so that a text holds out the same documents beside another."""
+
+
+class Line(TypedDict):
+    """The form of a line of a ``.jsonl`` file."""
+
+    __pydantic_config__ = forms.OPEN
+    text: str
 
 
 Found = tuple[list[Document], dict[str, str]]
@@ -200,21 +209,12 @@ def _plain(text: str) -> list[Document]:
 def _jsonl(path: Path, text: str) -> list[Document]:
     """Read one document a line, in its field ``text``."""
     documents = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # JSON may hold other breaks
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise HcvizError(
-                f"{path}, line {number}, is not JSON: {error}. Write one object a line."
-            ) from error
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-            found = sorted(row) if isinstance(row, dict) else type(row).__name__
-            raise HcvizError(
-                f'{path}, line {number}, has no string "text" (found: {found}). '
-                'Every line must look like {"text": "..."}.'
-            )
+        row = forms.parse(
+            line, Line, f"{path}, line {number},", 'Every line must look like {"text": "..."}.'
+        )
         documents.append(Document(f"line {number}", row["text"]))
     return documents
 

@@ -1,7 +1,6 @@
 """Measure a model while it trains, so that its weights need not be kept."""
 
 import json
-import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from transformers import TrainerCallback
 
 from hcviz.architecture.factors import read_factors
 from hcviz.errors import HcvizError
+from hcviz.io.files import finder
 from hcviz.metrics import axes_of, fitting, known_layout, metric_rows, resolve
 from hcviz.runs import rows as tables
 from hcviz.runs.run import Run
@@ -104,7 +104,7 @@ class MetricsCallback(TrainerCallback):
     def _chosen(self, model: Any) -> dict[str, torch.nn.Parameter]:
         """Return the parameters to measure."""
         named = dict(model.named_parameters())
-        found = {n: p for n, p in named.items() if any(re.search(t, n) for t in self.tensors)}
+        found = {name: named[name] for name in filter(finder(self.tensors), named)}
         if not found:
             raise HcvizError(
                 f"No tensor of the model matches {list(self.tensors)!r}; it has "

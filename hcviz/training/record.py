@@ -17,7 +17,7 @@ from torch.distributed import DistError
 from hcviz.errors import HcvizError
 from hcviz.io import files
 from hcviz.io.files import full_disk
-from hcviz.runs.snapshots import LOG
+from hcviz.runs.state import INFO, LOG, read_info
 from hcviz.training.snapshots import Plan
 
 
@@ -37,7 +37,9 @@ def prepare_folder(
     """
     files.check_space(out, plan.peak, f"A run of {len(plan.steps)} snapshots")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        known = read_info(out)
+        known = {}
+        with contextlib.suppress(HcvizError if overwrite else ()):
+            known = read_info(out)
         if overwrite:
             if not known and not any(out.glob("checkpoint-*")):
                 raise HcvizError(
@@ -75,17 +77,9 @@ def weights_hash(model: Any) -> str:
     return digest.hexdigest()
 
 
-def read_info(out: Path) -> dict[str, Any]:
-    """Read ``run.json``; empty if there is none."""
-    try:
-        return json.loads((out / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
 def write_info(out: Path, record: dict[str, Any]) -> None:
     """Write ``run.json`` by rename."""
-    files.write_text(out / "run.json", json.dumps(record, indent=2, default=str) + "\n")
+    files.write_text(out / INFO, json.dumps(record, indent=2, default=str) + "\n")
 
 
 @contextlib.contextmanager

@@ -157,6 +157,8 @@ def trainer_arguments(
     from transformers import TrainingArguments
     from transformers.training_args import ParallelMode
 
+    from hcviz.io.process import device_of
+
     check_processes(device)
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched not in ("no", {"bfloat16": "bf16", "float16": "fp16"}.get(request["dtype"])):
@@ -197,7 +199,7 @@ def trainer_arguments(
         arguments = TrainingArguments(**{**defaults, **ours, **extra})
     except (TypeError, ValueError) as error:
         raise HcvizError(f"The Trainer refuses these arguments ({extra}): {error}") from error
-    if device not in (None, "cpu") and arguments.device.type != torch.device(device).type:
+    if device not in (None, "cpu") and arguments.device.type != device_of(device).type:
         raise HcvizError(f"device {device!r} was asked for, but torch finds {arguments.device}.")
     if request["dtype"] == "float16" and arguments.device.type == "cpu":
         raise HcvizError(

@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from hcviz.errors import HcvizError
+from hcviz.io import forms
 from hcviz.io.checkpoint import KEPT, Stored, weight_files
-from hcviz.io.files import fresh_file, needing_room, open_to_readers, write_text
+from hcviz.io.files import finder, fresh_file, needing_room, open_to_readers, write_text
 from hcviz.training.schedule import snapshot_steps
 
 SEAL = "resume.json"
@@ -45,7 +46,7 @@ class Keeping:
         stored = Stored(folder)
         if not note or note.items() <= stored.metadata.items():
             return
-        kept = stored.files_of(name for name in stored.names() if re.search(self.keep or "", name))
+        kept = stored.files_of(filter(finder(self.keep), stored.names()))
         kept = {key: tensor.to(self._cast(tensor)).contiguous() for key, tensor in kept.items()}
         old, whole = weight_files(folder), folder / "model.safetensors"
         with fresh_file(whole) as scratch:
@@ -57,8 +58,8 @@ class Keeping:
 
     def bytes(self, model: Any) -> int:
         """Return the size of a kept snapshot's tensors."""
-        found = dict(model.named_parameters()).items()
-        kept = (p for name, p in found if re.search(self.keep or "", name))
+        found = dict(model.named_parameters())
+        kept = (found[name] for name in filter(finder(self.keep), found))
         return sum(p.numel() * self._cast(p).itemsize for p in kept)
 
     def _cast(self, tensor: torch.Tensor) -> torch.dtype:
@@ -134,7 +135,7 @@ def _bytes(budget: str | int | None) -> float | None:
     """Return a size like "2GB" in bytes."""
     if budget is None or isinstance(budget, int):
         return budget
-    found = re.fullmatch(r"\s*([\d.]+)\s*([kmgt]?)b?\s*", str(budget).lower())
+    found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([kmgt]?)b?\s*", str(budget).lower())
     if not found:
         raise HcvizError(f"disk_budget={budget!r} is no size. Write it like 500MB or 2GB.")
     return float(found[1]) * UNITS[found[2]]
@@ -178,8 +179,8 @@ def drop_resume_files(folder: Path) -> None:
 def _fault(folder: Path) -> str | None:
     """Say why a checkpoint cannot be resumed exactly; None if it can."""
     try:
-        listed = dict(json.loads((folder / SEAL).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        listed = forms.read(folder / SEAL, dict[str, str], "")
+    except HcvizError:
         return f"was not saved to the end (it has no {SEAL})"
     there = _hashes(folder)
     for name in sorted(listed.keys() | there.keys()):

@@ -19,10 +19,11 @@ from hcviz.io.parameters import takes
 from hcviz.io.process import quiet, surroundings
 from hcviz.io.sources import load, tokenizer_for
 from hcviz.runs.run import Run
+from hcviz.runs.state import read_info
 from hcviz.text.corpus import Corpus, load_corpus
 from hcviz.training.breakers import BreakerCallback, dropout_fields, set_dropout
 from hcviz.training.live import MetricsCallback
-from hcviz.training.record import prepare_folder, read_info, status_kept, weights_hash
+from hcviz.training.record import prepare_folder, status_kept, weights_hash
 from hcviz.training.request import TrainRequest, check_fit, hold_weights, trainer_arguments
 from hcviz.training.schedule import BlockOrder, parse_breakers
 from hcviz.training.snapshots import Keeping, Plan, newest_whole, plan, processes_of

@@ -11,7 +11,7 @@ import pandas as pd
 
 from hcviz import plots
 from hcviz.errors import HcvizError
-from hcviz.io.files import natural, write_text
+from hcviz.io.files import finder, natural, write_text
 from hcviz.metrics import measure
 from hcviz.runs.run import Run
 from hcviz.statistics.losses import speedup
@@ -197,7 +197,7 @@ def _names(run: Run, steps: Sequence[int] | None) -> list[str]:
 
 def _matching(run: Run, tensors: Sequence[str], steps: Sequence[int] | None) -> str:
     """Return the first tensor that one of the expressions finds."""
-    found = [name for name in _names(run, steps) if any(re.search(t, name) for t in tensors)]
+    found = list(filter(finder(tensors), _names(run, steps)))
     if not found:
         raise HcvizError(f"No tensor of {run.name} matches {list(tensors)!r}.")
     return found[0]

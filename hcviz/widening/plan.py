@@ -44,7 +44,7 @@ def recipe_of(model: PreTrainedModel) -> dict:
         CloneError: If it does not.
     """
     found = getattr(model.config, "hcviz", None)
-    if not found:
+    if not found or not found.get("factors"):
         raise CloneError(
             f"This {type(model).__name__} does not say how it was cloned (no config.hcviz). "
             "Pass a model that hcviz.clone made, or one trained from it."

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import hcviz
 from hcviz.errors import HcvizError
 from hcviz.io.checkpoint import KEPT, Stored
-from hcviz.io.places import Revision, find_places
+from hcviz.runs.places import Revision, find_places
 from hcviz.runs.recorded import record
 from hcviz.runs.rows import WHOLE, table
 from hcviz.views.figures import figure

@@ -182,8 +182,8 @@ def test_hub_dataset_is_streamed_until_enough(monkeypatch):
         ("empty.txt", "", "holds 0 documents; two are needed"),
         ("one.txt", "only one", "holds 1 documents"),
         ("short.txt", "one<|endoftext|>two", "too short: [0-9]+ tokens, and one block needs 256"),
-        ("bad.jsonl", '{"text": "a"}\n{oops\n', "line 2, is not JSON"),
-        ("no.jsonl", '{"body": "a"}\n', r"line 1, has no string \"text\" \(found: \['body'\]\)"),
+        ("bad.jsonl", '{"text": "a"}\n{oops\n', "line 2, cannot be read: Invalid JSON"),
+        ("no.jsonl", '{"body": "a"}\n', "line 1, cannot be read: text: Field required"),
         ("list.jsonl", "[1]\n", "found: list"),
     ],
 )
