@@ -36,7 +36,7 @@ def pretend(out, loss):
 
 
 def test_the_grid_goes_on_until_both_neighbours_are_worse(tmp_path):
-    ideal = {"symmetric": 5e-4, "random init": 4e-3, "noisy 10 dB": 8e-3}
+    ideal = {"symmetric": 1e-3, "random init": 4e-3, "noisy 10 dB": 3.2e-2}
 
     def loss(job):
         off = max(job.lr, want := ideal.get(job.arm, 2e-3)) / min(job.lr, want)
@@ -44,27 +44,27 @@ def test_the_grid_goes_on_until_both_neighbours_are_worse(tmp_path):
 
     made = pretend(tmp_path, loss)
     tried = {arm: sorted(paper.grid_of(tmp_path, arm)) for arm in paper.FIRST}
-    assert tried["symmetric"] == [5e-4, 1e-3, 2e-3]  # the ladder ends at its best
-    assert tried["random init"] == [1e-3, 2e-3, 4e-3, 8e-3]
-    assert tried["noisy 10 dB"] == [1e-3, 2e-3, 4e-3, 8e-3]
-    assert tried["source"] == [1e-3, 2e-3, 4e-3]  # that one diverged
+    assert tried["symmetric"] == [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2]  # the ladder ends at its best
+    assert tried["random init"] == [2e-3, 4e-3, 8e-3, 1.6e-2]
+    assert tried["noisy 10 dB"] == [4e-3, 8e-3, 1.6e-2, 3.2e-2]
+    assert tried["source"] == [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2]  # the high ones diverged
     later = [job for job in made if job.source != paper.HALF or job.seed]
     assert {job.lr for job in later if job.arm == "random init"} == {4e-3}
-    assert {job.lr for job in later if job.arm == paper.MATCHED} == {5e-4}
+    assert {job.lr for job in later if job.arm == paper.MATCHED} == {1e-3}
     assert pretend(tmp_path, loss) == []
 
 
 def test_all_arms_have_three_seeds_in_three_families(tmp_path):
-    made = pretend(tmp_path, lambda job: 3 + abs(job.lr - 2e-3))
+    made = pretend(tmp_path, lambda job: 3 + abs(job.lr - 8e-3))
     assert len(set(made)) == len(made)
-    seeds = pd.DataFrame(made).query("lr == 0.002").groupby(["source", "factor", "arm"])["seed"]
+    seeds = pd.DataFrame(made).query("lr == 0.008").groupby(["source", "factor", "arm"])["seed"]
     assert (seeds.nunique() == 3).all()
     pairs = set(seeds.nunique().index)
     for name in (paper.HALF, *paper.FAMILIES):
         assert {(name, 2, arm) for arm in paper.FIRST + paper.LATER} <= pairs
     widest = [(paper.WHOLE, 2), (paper.HALF, 4)]
     assert {(*pair, "noisy 10 dB") for pair in [*widest, (paper.BASES[0], 2)]} <= pairs
-    assert made[0] == paper.Job(paper.HALF, "noisy 10 dB", 2e-3)
+    assert made[0] == paper.Job(paper.HALF, "noisy 10 dB", 8e-3)
 
 
 def test_a_run_that_another_process_makes_is_passed_over(tmp_path):
@@ -142,5 +142,5 @@ def test_breakers_are_compared_by_the_same_means(tmp_path):
     recipe.work(tmp_path, breakers.jobs, make)
     assert len(made) == len(set(made)) == 3 * len(ARMS)  # every arm there is
     assert {job.arm for job in made} == set(ARMS)
-    assert {(job.source, job.lr, job.factor) for job in made} == {(breakers.SOURCE, 2e-3, 2)}
+    assert {(job.source, job.lr, job.factor) for job in made} == {(breakers.SOURCE, 8e-3, 2)}
     assert {(job.steps, job.context) for job in made} == {(breakers.STEPS, breakers.CONTEXT)}

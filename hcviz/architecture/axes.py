@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
+from hcviz.errors import CloneError
+
 RESIDUAL, HEADS, NEURONS = "R", "H", "N"
 SYMMETRY = {
     "hidden": RESIDUAL,
@@ -113,14 +115,15 @@ def source_units(axes: TensorAxes, factors: Factors) -> TensorAxes:
     """Return the axes of a wide tensor in the units of its source.
 
     Raises:
-        ValueError: If a level is no multiple of its axis's factor.
+        CloneError: If a level is no multiple of its axis's factor.
     """
 
     def small(axis: str | None, size: int) -> int:
         units = size / Fraction(factors.get(axis, 1))
         if units.denominator != 1:
-            raise ValueError(
-                f"{axis} has {size} units, which is no multiple of the factor {factors[axis]}."
+            raise CloneError(
+                f"{axis} has {size} units, which is no multiple of the factor {factors[axis]}. The "
+                "recipe is that of another clone, or the configuration was changed since."
             )
         return int(units)
 

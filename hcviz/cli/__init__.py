@@ -1,5 +1,6 @@
 """The command line: the commands by name, and errors in one clear line."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -68,6 +69,8 @@ def main() -> None:
     """Run the command that the arguments name; bad input ends with code 2 and one clear line."""
     # torch then asks Linux for huge pages, which makes filling new tensors up to four times faster
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    with contextlib.suppress(AttributeError):  # not a stream of the system's
+        sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may be no text
     try:
         code = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,

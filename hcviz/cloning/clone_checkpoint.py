@@ -220,4 +220,5 @@ def _compare(place, folder, dtype, device, float64: bool, trust_remote_code: boo
         read_model(where, dtype=dtype, trust_remote_code=trust_remote_code).to(device)
         for where in (place, folder)
     ]
-    return verify(*pair, float64=float64, reload=False)
+    with forms.naming(place):
+        return verify(*pair, float64=float64, reload=False)

@@ -10,9 +10,10 @@ from transformers import PreTrainedModel
 from hcviz.architecture.axes import Factors, TensorAxes, wide_shape
 from hcviz.architecture.blocks import pieces
 from hcviz.architecture.factors import parse_factors
-from hcviz.architecture.infer import tensors
+from hcviz.architecture.infer import meta_model, tensors
 from hcviz.architecture.segments import Fusing
 from hcviz.architecture.widths import resized
+from hcviz.errors import CloneError
 from hcviz.io.models import check_model
 from hcviz.widening.folding import fold, ties
 from hcviz.widening.layout import layout
@@ -49,9 +50,13 @@ def declone(model: PreTrainedModel) -> tuple[PreTrainedModel, pd.DataFrame]:
     factors = parse_factors(recipe["factors"])
     axes = layout(model, factors=factors)
     config = resized(model.config, **{axis: Fraction(1, n) for axis, n in factors.items()})
-    for name, value in recipe.get("changed", {}).items():
-        setattr(config, name, value)
+    try:
+        for name, value in recipe.get("changed", {}).items():
+            setattr(config, name, value)
+    except Exception as error:  # fields check themselves
+        raise CloneError(f"What config.hcviz changed cannot be undone: {error}") from error
     del config.hcviz
+    meta_model(config, type(model))  # it says what cannot be built
     small, rows = empty(type(model), config), []
     for name, tensor in tensors(model).items():
         part, away, total = _project(tensor, axes[name], factors)

@@ -54,13 +54,13 @@ class Transfer:
         self.dtype = dtype or config.dtype or next(kind for kind in kinds if kind.is_floating_point)
         trust = {"trust_remote_code": trust_remote_code}
         self.source = blank(config, place, dtype=self.dtype, **trust).eval()
+        own = tensors(self.source)
         with naming(place):
             self.plan = decide(self.source, request)
-        self.wide = meta_model(self.plan.config, type(self.source))
+            self.wide = meta_model(self.plan.config, type(self.source))
+            check_shapes(self.plan, own, tensors(self.wide), type(self.source))
         self.pair = (self.source, self.wide)
         self.parameters = tuple(model.num_parameters() for model in self.pair)
-        own = tensors(self.source)
-        check_shapes(self.plan, own, tensors(self.wide), type(self.source))
         self.own_name = own_names(self.source)
         made = remove_tied_weights_from_state_dict(self.wide.state_dict(), self.wide)
         for name in self.wide._keys_to_ignore_on_save or ():

@@ -22,12 +22,25 @@ COUNTS = re.compile(r"(layers?|blocks|experts)$")
 Axis = Literal["hidden", "ffn", "expert_ffn", "kv_heads", "group", "head_dim"]
 
 
+class Fusing(TypedDict, total=False):
+    """The form of what a recipe says of fused matrices: a `hcviz.architecture.segments.Fusing`."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+    attention: Literal["stacked", "interleaved"]
+    ffn: Literal["stacked", "interleaved"]
+    embed_power: float | None
+    head: Literal["", "half", "interleaved", "plain"]
+    head_power: float
+    pad: Literal["zero", "mean"]
+    carry: Literal["norm", "stream", "readers"]
+
+
 class Recipe(TypedDict, total=False):
     """The form of what a clone's configuration says of its making."""
 
     __pydantic_config__ = OPEN
     factors: dict[Axis, int | str]
-    fusing: dict[str, str | float | None]
+    fusing: Fusing
     source: str | None
     changed: dict[str, Any]
 

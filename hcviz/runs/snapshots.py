@@ -83,8 +83,8 @@ class Snapshots:
         *older, newest = self.steps()
         asked = [newest, *(step for step in reversed(older) if not self.is_revision(step))]
         own = [self.path / LOG] if self.path else []
-        logs, young = [], self.file(newest, LOG)
-        for path in filter(None, [*own, *(self.file(step, LOG) for step in asked)]):
-            with contextlib.suppress(HcvizError if path == young else ()):
+        logs, files = [], [self.file(step, LOG) for step in asked]
+        for path in filter(None, [*own, *files]):
+            with contextlib.suppress(HcvizError if path == files[0] else ()):
                 logs.append(read_log(path))
         return max(logs, key=lambda log: log[-1]["step"] if log else -1, default=[])

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hcviz.architecture.axes import Dim, Factors, TensorAxes, wide_shape
 from hcviz.architecture.infer import tensors
 from hcviz.architecture.segments import Fusing
-from hcviz.architecture.widths import check_multiple, resized
+from hcviz.architecture.widths import AXES, check_multiple, resized
 from hcviz.errors import CloneError
 from hcviz.widening.expansion import PARTS, Expansion, finds, widen
 from hcviz.widening.folding import Folding, embedding_name, eps_fields, fold, ties
@@ -44,7 +44,7 @@ def recipe_of(model: PreTrainedModel) -> dict:
         CloneError: If it does not.
     """
     found = getattr(model.config, "hcviz", None)
-    if not found or not found.get("factors"):
+    if not found or not {*AXES} - {"expert_ffn"} <= found.get("factors", {}).keys():
         raise CloneError(
             f"This {type(model).__name__} does not say how it was cloned (no config.hcviz). "
             "Pass a model that hcviz.clone made, or one trained from it."

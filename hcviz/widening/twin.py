@@ -56,13 +56,7 @@ def random_twin(config, model_class, seed: int = 0) -> nn.Module:
     Raises:
         CloneError: If even the tiny model is too large to try.
     """
-    count = meta_model(config, model_class).num_parameters()
-    if count > LARGEST:
-        raise CloneError(
-            f"The smallest twin of this {config.model_type} configuration that is made as it is "
-            f"has {config.num_hidden_layers} layers and {count:.1e} parameters, too many to try; "
-            "no clone was made."
-        )
+    _check_size(config, model_class)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPU's too
         tiny = copy.deepcopy(config)
@@ -76,6 +70,17 @@ def random_twin(config, model_class, seed: int = 0) -> nn.Module:
                 else:
                     parameter.normal_(std=1.5 / max(1, parameter.shape[-1]) ** 0.5)
     return twin
+
+
+def _check_size(config, model_class) -> None:
+    """Refuse a twin, or its clone, that is too large to try."""
+    count = meta_model(config, model_class).num_parameters()
+    if count > LARGEST:
+        raise CloneError(
+            f"The smallest twin of this {config.model_type} configuration that is made as it is "
+            f"has {config.num_hidden_layers} layers and {count:.1e} parameters, too many to try; "
+            "no clone was made."
+        )
 
 
 def loop_over_experts(model: nn.Module) -> None:
@@ -102,6 +107,7 @@ def twin_error(growth: Growth, fusing: Fusing) -> float:
     axes = infer(twin.config, model_class, fusing)
     planned = plan(twin, axes, growth, fusing)
     check_names(planned.config, model_class, axes)
+    _check_size(planned.config, model_class)
     clone = grow(twin, planned)
     if clone.num_parameters() == twin.num_parameters():
         grown = dict(growth.factors)

@@ -184,7 +184,7 @@ def test_hub_dataset_is_streamed_until_enough(monkeypatch):
         ("short.txt", "one<|endoftext|>two", "too short: [0-9]+ tokens, and one block needs 256"),
         ("bad.jsonl", '{"text": "a"}\n{oops\n', "line 2, cannot be read: Invalid JSON"),
         ("no.jsonl", '{"body": "a"}\n', "line 1, cannot be read: text: Field required"),
-        ("list.jsonl", "[1]\n", "found: list"),
+        ("list.jsonl", "[1]\n", "cannot be read: Input should be an object"),
     ],
 )
 def test_bad_text_is_refused(name, content, message, tmp_path, tokenizer, monkeypatch):
