@@ -98,7 +98,8 @@ def test_an_interrupted_run_has_every_row_once(run, wide, corpus, tmp_path):
     broken = hcviz.Run(tmp_path / "r")
     assert broken.metrics["step"].max() == 3
     with (broken.path / tables.LIVE).open("a") as file:
-        file.write('{"step": 4, "tensor": "cut off, and of a step that is done again"}\n{"st')
+        again = {"step": 4, "tensor": "of a step that is done again", "metric": "norm", "value": 1}
+        file.write(json.dumps(again) + '\n{"st')
     resumed = hcviz.train(wide, **options)
     assert values(resumed.metrics).equals(values(run.metrics))
 
