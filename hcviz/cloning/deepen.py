@@ -12,6 +12,7 @@ from hcviz.architecture.axes import TensorAxes
 from hcviz.architecture.infer import tensors
 from hcviz.architecture.tiny import faithful
 from hcviz.errors import CloneError
+from hcviz.io.forms import LARGEST
 from hcviz.io.models import check_model
 from hcviz.widening.folding import ties
 from hcviz.widening.layout import layout
@@ -60,6 +61,8 @@ def deepen(
         )
     if check and method == "identity":
         _check(model)
+    if layers > LARGEST:
+        raise CloneError(f"layers={layers}: hcviz builds {LARGEST} at most. Ask for fewer.")
     return _deepened(model, _sources(depth, layers, method), method)
 
 
