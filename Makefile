@@ -21,10 +21,10 @@ help: ## list these targets (the default)
 
 setup: $(STAMP) ## install hcviz and its tools into .venv (uv if it is there, else pip)
 
-demo: $(STAMP) ## run the main job: clone, train, measure, draw; ARGS go to `hcviz demo`
-	$(BIN)/hcviz demo $(ARGS)
-
 # One thread a process: models so small that threads would only wait for one another.
+demo: $(STAMP) ## run the main job: clone, train, measure, draw; ARGS go to `hcviz demo`
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/hcviz demo $(ARGS)
+
 test: $(STAMP) ## run the tests in JOBS processes; ARGS go to pytest, as in ARGS="-k plots"
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
