@@ -62,13 +62,18 @@ def write_page(out: Path) -> list[Path]:
     if not recorded:
         raise HcvizError("No recorded runs ship here; make them: python data/runs/paper.py OUT")
     drawn, table = draw_all(out, recorded), verdicts()
+    text = [tables(recorded, table)]
+    text += [section(name, stems, table) for name, stems in drawn.items()]
+    write_text(out / "README.md", "\n".join(text))
+    return [out / "README.md", *(out / f"{s}.png" for stems in drawn.values() for s in stems)]
+
+
+def tables(recorded: dict[str, Frames], table: pd.DataFrame) -> str:
+    """Return the page above its figures: the runs that there are, and all claims by kind."""
     text = [INTRO, _runs(recorded), _counts(table)]
     for kind, what in KINDS.items():
         text.append(f"## Claims {what}\n\n{_rows(table[table['kind'] == kind])}")
-    for name, stems in drawn.items():
-        text.append(_figure(name, stems, table))
-    write_text(out / "README.md", "\n".join(text))
-    return [out / "README.md", *(out / f"{s}.png" for stems in drawn.values() for s in stems)]
+    return "\n".join(text)
 
 
 def _runs(recorded: dict[str, Frames]) -> str:
@@ -105,7 +110,7 @@ def _rows(table: pd.DataFrame) -> str:
     return _table(COLUMNS, rows)
 
 
-def _figure(name: str, stems: list[str], table: pd.DataFrame) -> str:
+def section(name: str, stems: list[str], table: pd.DataFrame) -> str:
     """Return the section of one figure: what the paper shows, ours, and what each claim says."""
     said = inspect.getdoc(FIGURES[name])
     title = name.replace("-", " ").capitalize()

@@ -1,0 +1,119 @@
+"""Write guide.md from guide.in and the verdicts of the recorded runs: python docs/guide.py.
+
+The advice is text; every number and verdict in it is computed when the page is written.
+"""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from hcviz.claims.budget import assumed, estimate, planned, read_pair
+from hcviz.claims.claim import claims
+from hcviz.claims.frames import Frames, Who, open_frames
+from hcviz.claims.page import number
+from hcviz.claims.reproduce import measured, verdicts
+from hcviz.io.files import write_text
+from hcviz.statistics.escape import escape
+
+PAGE = Path(__file__).with_suffix(".md")
+HALF = "nano:gpt-neox-half"
+TEXT = PAGE.with_suffix(".in")
+
+
+def said(name: str, table: pd.DataFrame) -> str:
+    """Return a claim's verdict with its effect, linked to its row on the page of claims."""
+    one = table.loc[name]
+    effect = number(one["effect"])
+    inside = f" [{number(one['low'])}, {number(one['high'])}]" if number(one["low"]) else ""
+    told = f", {effect} {one['unit']}{inside}" if effect else ""
+    return f"**{one['verdict']}**{told} ([{name}](../figures/README.md#{name}))."
+
+
+def breakers_table(table: pd.DataFrame) -> str:
+    """Return the claims that compare an arm with the locked clone in the recorded breakers."""
+    rows = ["| arm | minus the locked clone, nats per token | verdict |", "|---|---|---|"]
+    for claim in claims().values():
+        asked = claim.measure.arguments
+        if claim.recording == "breakers" and asked.get("against") == "symmetric":
+            one = table.loc[claim.name]
+            inside = f" [{number(one['low'])}, {number(one['high'])}]" if number(one["low"]) else ""
+            row = f"[{asked['arm']}](../figures/README.md#{claim.name})"
+            rows.append(f"| {row} | {number(one['effect'])}{inside} | {one['verdict']} |")
+    return "\n".join(rows)
+
+
+def rates_table(frames: Frames) -> str:
+    """Return the grid of learning rates: losses at the end, the best of each arm in bold."""
+    arms = ["noisy 10 dB", "symmetric", "random init", "source"]
+    grid = pd.DataFrame({arm: frames.rates(Who(arm, HALF)) for arm in arms})
+    rows = [f"| peak rate | {' | '.join(arms)} |", "|---" * (len(arms) + 1) + "|"]
+    for rate, row in grid.iterrows():
+        cells = ("" if pd.isna(v) else f"{v:.3f}" for v in row)
+        best = (f"**{c}**" if c and v == grid[a].min() else c
+                for a, v, c in zip(arms, row, cells, strict=True))  # fmt: skip
+        rows.append(f"| {rate:g} | {' | '.join(best)} |")
+    return "\n".join(["Loss at the end, seed 0, nats per token; of each arm the best:", "", *rows])
+
+
+def watch_table(frames: Frames) -> str:
+    """Return by axis when the noisy clone's share is lowest and when it is twice that."""
+    rows = frames.of("metrics", Who("noisy 10 dB", HALF))
+    ledger = rows[(rows["metric"] == "ledger") & (rows["seed"] == 0)]
+    lines = ["| axis | share at the start | lowest | at step | at the end |", "|---" * 5 + "|"]
+    for axis, part in ledger.groupby("axis"):
+        curve = part.groupby("step")["value"].mean()
+        told = (curve.iloc[0], curve.min(), curve.idxmin(), curve.iloc[-1])
+        lines.append(f"| {axis} | {told[0]:.3f} | {told[1]:.3f} | {told[2]} | {told[3]:.3f} |")
+    fitted = escape(ledger, by=["axis"])["rate"].max()
+    return "\n".join([*lines, "", f"Fastest growth along an axis: {fitted:.2g} a step."])
+
+
+def savings() -> str:
+    """Say what the measured ratio would save of the paper's pairs, with what is assumed."""
+    claim = claims()["clone-sooner"]
+    ratios = measured(claim.measure, claim, open_frames(claim.recording))
+    ratio = float(ratios.mean())
+    if not ratio > 1:
+        return f"Nothing was saved in the recorded runs: the ratio is {number(ratio)}."
+    lines = [
+        f"The noisy clone was {ratio:.2f} times sooner at the random start's final loss (numbers: "
+        f"{len(ratios)}), so it needed {1 / ratio:.0%} of its FLOPs. If that held for the paper's "
+        "pairs, on paper (`hcviz dry-run PAIR` lists every assumption), and their sources were "
+        "there already:",
+        "",
+        "| pair | GPU-hours of the whole schedule | saved | energy saved |",
+        "|---|---|---|---|",
+    ]
+    for name in ("opt-350m", "pythia-410m", "olmo-1b"):
+        pair = read_pair(name)
+        found = estimate(pair, planned(pair), assumed(None))
+        saved = 1 - 1 / ratio
+        energy = f"{found['energy'] * saved:,.0f} kWh"
+        lines.append(
+            f"| {name} | {found['hours']:,.0f} | {found['hours'] * saved:,.0f} | {energy} |"
+        )
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """Return the guide."""
+    table, frames = verdicts().set_index("claim"), open_frames("long")
+    runs = open_frames("breakers").runs.iloc[0]
+    told = {
+        "breakers-runs": f"{runs['source']} x{runs['factor']}, {runs['steps']:,} steps",
+        "breakers-table": breakers_table(table),
+        "rates-table": rates_table(frames),
+        "watch-table": watch_table(frames),
+        "savings": savings(),
+    }
+    return re.sub(
+        r"\{([\w-]+)\}",
+        lambda m: told.get(m[1]) or said(m[1], table),
+        TEXT.read_text(encoding="utf-8"),
+    )
+
+
+if __name__ == "__main__":
+    write_text(PAGE, page())
+    print(PAGE)
