@@ -44,7 +44,7 @@ def _losses(frames: Frames, whos: list[Who], names: list[str] | None = None) -> 
 
 
 @figure
-def headline(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
+def parting(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     """The paper has no such figure. Left, who ends lowest; right, whether its copies have parted.
 
     A locked clone has the size of a large model and does what its source does; its copies stay on

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 
 from hcviz.errors import HcvizError
 from hcviz.plots import _axes, _frames, theme
@@ -78,6 +79,7 @@ def accuracy(
         _axes.step_axis(panel, means[x])
     else:
         panel.set_xlabel({"tokens": "training tokens"}.get(x, x))
+        panel.xaxis.set_major_formatter(FuncFormatter(_axes.thousands))
     panel.set_ylabel(f"mean accuracy of {len(tasks)} task{'s' * (len(tasks) > 1)}")
     _axes.legend([panel], looks, own=ax is None)
     _axes.titles([panel], title, own=ax is None)

@@ -108,7 +108,7 @@ def loss(
         panel.set_xlabel(_X_LABELS.get(x, x))
         panel.margins(x=0.02)
         panel.xaxis.set_major_locator(MaxNLocator(4 if len(axes) > 2 else 6))
-        panel.xaxis.set_major_formatter(FuncFormatter(_thousands))
+        panel.xaxis.set_major_formatter(FuncFormatter(_axes.thousands))
     if not named:
         axes[0].set_title("all arms (lower is better)")
         if zoom:
@@ -193,12 +193,3 @@ def _gap_panel(ax: Axes, curves: dict[str, pd.DataFrame], looks: dict, against: 
 def _signed(value: float) -> str:
     text = f"{value:+.3f}" if abs(value) < 1 else f"{value:+.2f}"
     return "0" if value == 0 else text.replace("-", _MINUS)
-
-
-def _thousands(value: float, _: object) -> str:
-    if abs(value) >= 1e12:
-        return f"{value:.0e}".replace("e+", "e")
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:g}{letter}"
-    return f"{value:g}"

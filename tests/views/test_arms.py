@@ -106,6 +106,7 @@ def test_the_random_arm_is_seeded():
 def test_figures_come_with_data_and_command(drawn):
     out, _ = drawn
     names = {
+        "headline",
         "loss",
         "cosine",
         "cosine-log",
@@ -128,13 +129,16 @@ def test_findings_tell_locked_from_left(runs, drawn):
     assert "symmetric: locked" in text
     assert "noisy 10 dB: never was locked" in text
     assert "dropout 0.1: left its copies" in text
+    assert "Cosine of the copies: " in text
+    assert "symmetric 50% -> 50%" in text  # of its singular values are not zero
     last = runs[-1].history.query("split == 'heldout'")["loss"].iloc[-1]
     assert f"source {last:.3f}" in text
     assert text in (out / "findings.txt").read_text()
 
 
 def test_findings_follow_the_numbers(runs):
-    frame = hcviz.measure(runs[0], metrics=["ledger"])
+    frame = hcviz.measure(runs[0], metrics=["cosine", "ledger"])
+    assert "Cosine" not in findings(runs[:1], frame)[0]
     frame.loc[frame.index[-1], "value"] = 0.25
     assert "locked. After" not in findings(runs[:1], frame)[0]
 
