@@ -12,7 +12,7 @@ JOBS ?= 2
 UV_PICK := $(if $(filter file default undefined,$(origin PYTHON)),,--python $(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz browser lint lab app gallery notebooks
+.PHONY: help setup demo test fuzz browser lint audit lab app gallery notebooks
 .DELETE_ON_ERROR:
 
 help: ## list these targets (the default)
@@ -38,6 +38,10 @@ browser: $(STAMP) ## open the notebooks in a real browser (needs Chromium) and m
 lint: $(STAMP) ## check code and notebooks with ruff, and their formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+audit: $(STAMP) ## look the pinned packages up among known vulnerabilities (needs a network)
+	$(BIN)/python -m pip install -q pip-audit
+	$(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip
 
 lab: $(STAMP) ## open JupyterLab on the tour
 	$(BIN)/jupyter lab notebooks/00_tour.ipynb $(ARGS)

@@ -19,7 +19,7 @@ import hcviz
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-TARGETS = "help setup demo test fuzz browser lint lab app gallery notebooks".split()
+TARGETS = "help setup demo test fuzz browser lint audit lab app gallery notebooks".split()
 make = pytest.mark.skipif(
     not shutil.which("make") or sys.platform == "win32", reason="needs make and a unix shell"
 )
