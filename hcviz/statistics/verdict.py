@@ -33,7 +33,8 @@ class Verdict:
         if not self.seeds:
             return self.name
         inside = "" if np.isnan(self.low) else f" [{self.low:.3g}, {self.high:.3g}]"
-        return f"{self.name}: {self.effect:.3g}{inside}, {self.seeds} values"
+        counted = f"{self.seeds} value{'s' * (self.seeds > 1)}"
+        return f"{self.name}: {self.effect:.3g}{inside}, {counted}"
 
 
 def judge(

@@ -45,7 +45,7 @@ def test_the_interval_is_students():
 def test_one_number_has_no_interval():
     found = judge([1.0], expect="above")
     assert np.isnan(found.low)
-    assert str(found) == "direction only: 1, 1 values"
+    assert str(found) == "direction only: 1, 1 value"
 
 
 @pytest.mark.parametrize(
