@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ class MetricsCallback(TrainerCallback):
         steps: How many steps (log-spaced, as the snapshots of `hcviz.train`), or which.
         factors: How the model was cloned, as in `hcviz.clone`; by default what its configuration
             says.
+        report: Is given the means over tensors of what was measured, by metric and axis, as
+            ``{"ledger/R": 0.02}``: ``trainer.log`` hands them to the trackers of ``report_to``
+            (TensorBoard, W&B, trackio). `hcviz.train` does so where there are any.
 
     Raises:
         HcvizError: If a metric is unknown or needs a whole model, or no tensor is found.
@@ -49,6 +52,7 @@ class MetricsCallback(TrainerCallback):
         tensors: str | Iterable[str] | None = None,
         steps: int | Sequence[int] = 12,
         factors: Mapping[str, Any] | None = None,
+        report: Callable[[dict[str, float]], None] | None = None,
     ):
         """Check the names; the model is seen when training begins."""
         self.asked = {label: resolve(label) for label in metrics}
@@ -59,7 +63,8 @@ class MetricsCallback(TrainerCallback):
                 "it afterwards: hcviz.measure(run, ...)."
             )
         self.tensors = [tensors] if isinstance(tensors, str) else tensors or [""]
-        self.steps, self.given = steps, factors
+        self.steps, self.given, self.report = steps, factors, report
+        self.shown: dict[str, float] = {}
         self.seconds = self.trained = 0.0
 
     @property
@@ -84,6 +89,7 @@ class MetricsCallback(TrainerCallback):
         self._go_on(state.global_step)
         if state.global_step == 0:
             self._measure(0, kwargs.get("optimizer"), gradients=False)
+            self._tell(control)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure the gradients before they are used."""
@@ -94,6 +100,7 @@ class MetricsCallback(TrainerCallback):
         """Measure weights and moments after the step."""
         if self.first and state.global_step in self.at:
             self._measure(state.global_step, kwargs.get("optimizer"), gradients=False)
+            self._tell(control)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Turn the lines into one table."""
@@ -135,12 +142,19 @@ class MetricsCallback(TrainerCallback):
         needs = {extra for _, entry in self.asked.values() for extra in entry.needs}
         return needs | {"previous" for subject, _ in self.asked.values() if subject == "update"}
 
+    def _tell(self, control: Any) -> None:
+        """Report the means, and let the Trainer log its loss all the same."""
+        shown, self.shown, asked = self.shown, {}, control.should_log
+        if self.report and shown:
+            self.report(shown)
+            control.should_log = asked  # which a log sets back
+
     @torch.no_grad()
     def _measure(self, step: int, optimizer: Any, *, gradients: bool) -> None:
         """Append the rows of one step to the run's lines."""
         began = time.perf_counter()
         asked = {m: both for m, both in self.asked.items() if (both[0] == "grad") == gradients}
-        lines = []
+        lines, shown = [], {}
         for name, parameter in self.parameters.items() if asked else ():
             if not gradients and "start" in self._keeps():
                 self.start.setdefault(name, parameter.detach().clone())
@@ -157,12 +171,16 @@ class MetricsCallback(TrainerCallback):
             rows = metric_rows(
                 asked, given.get, name=name, step=step, axes=axes, factors=self.factors
             )
-            lines += [json.dumps(row) + "\n" for row in rows]
+            for row in rows:
+                lines.append(json.dumps(row) + "\n")
+                kind = "/".join(filter(None, (row["metric"], row.get("axis"))))
+                shown.setdefault(kind, []).append(row["value"])
             if not gradients and "previous" in self._keeps():
                 self.previous[name] = parameter.detach().clone()
         self.before = self.before if gradients else step
         with (self.folder / tables.LIVE).open("a", encoding="utf-8") as file:
             file.writelines(lines)
+        self.shown |= {kind: sum(found) / len(found) for kind, found in shown.items()}
         self.seconds += time.perf_counter() - began
 
 

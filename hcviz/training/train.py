@@ -187,6 +187,9 @@ def _run(
         paces={name: Pace(*pace) for name, pace in request.get("lockstep", {}).items()},
     )
     snapshots.trainer = trainer
+    for one in callbacks if arguments.report_to else ():
+        if isinstance(one, MetricsCallback):
+            one.report = trainer.log
     trainer.remove_callback(PrinterCallback)
     record |= {"world_size": arguments.world_size, "device": arguments.device.type}
     with contextlib.closing(callbacks[0]), status_kept(trainer, record):

@@ -132,6 +132,30 @@ def test_any_trainer_takes_the_callback(wide, corpus, tmp_path):
     assert set(tables.read_live(tmp_path)["metric"]) == {"norm"}  # no copies, no ledger
 
 
+def test_trackers_are_given_what_is_measured(wide, corpus, tmp_path, monkeypatch):
+    from transformers import TrainerCallback
+    from transformers.integrations import integration_utils
+
+    seen = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            seen.append({"step": state.global_step, **logs})
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Tracker)
+    options = {"out": tmp_path / "r", "corpus": corpus, "metrics": ["ledger", "norm"], **SHORT}
+    run = hcviz.train(wide, trainer_args={"report_to": ["tensorboard"]}, **options)
+    frame = run.metrics
+    last = frame[frame["step"] == run.steps[-1]]
+    [row] = [row for row in seen if row["step"] == run.steps[-1] and "ledger/R" in row]
+    ledger = last[(last["metric"] == "ledger") & (last["axis"] == "R")]
+    assert row["ledger/R"] == pytest.approx(ledger["value"].mean())
+    assert row["norm"] == pytest.approx(last[last["metric"] == "norm"]["value"].mean())
+    plain = hcviz.train(wide, **(options | {"out": tmp_path / "plain"}))
+    apart = ["run", "seconds"]
+    assert run.history.drop(columns=apart).equals(plain.history.drop(columns=apart))
+
+
 def test_what_cannot_be_measured_is_said_before_training(wide, corpus, tmp_path):
     options = {"out": tmp_path / "r", "corpus": corpus, **SHORT}
     with pytest.raises(HcvizError, match=r"twins reads a text .* measure it afterwards"):
