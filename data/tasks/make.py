@@ -218,6 +218,16 @@ def order(verse: Verse) -> Iterator[Draft]:
             yield Draft(" ".join(clauses[:i]), f" {one}, {two}", [f" {two}, {one}"])
 
 
+ABOUT = """\
+Ten multiple-choice tasks from the held-out chapters of the American Standard and the King
+James Version, by `python data/tasks/make.py --scores`, which says how. A model chooses the
+option that it finds likeliest after the context: `hcviz evaluate nano:gpt-neox`.
+`--harness` has lm-evaluation-harness score the same items, which gives the same numbers.
+No verse here has quotation marks, and sentences with words in disorder are told apart too
+easily, so neither is among the tasks."""
+CHECK = """\
+Accuracy. *frequency alone* takes the option whose tokens are most frequent in the training
+text, a check of the options."""
 TASKS = {
     "last-word": Task("the last word of a verse", ending(1)),
     "ending": Task("the last five words of a verse, among endings of others", ending(5)),
@@ -235,7 +245,9 @@ TASKS = {
         one_of("unto in of from upon with by for to into before after against among"),
     ),
     "question": Task("whether a sentence ends as a question", question, wrong=1, longest=150),
-    "name": Task("a name that was named before, among others as frequent", name, longest=330, items=110),
+    "name": Task(
+        "a name that was named before, among others as frequent", name, longest=330, items=110
+    ),
     "rare": Task("a rare word, among others as rare", rare),
     "order": Task("which of two clauses comes first", order, wrong=1),
 }  # fmt: skip
@@ -331,12 +343,7 @@ def readme(frame: pd.DataFrame) -> str:
     lines = [
         "# Tasks for accuracy",
         "",
-        "Ten multiple-choice tasks from the held-out chapters of the American Standard and the King",
-        "James Version, by `python data/tasks/make.py --scores`, which says how. A model chooses the",
-        "option that it finds likeliest after the context: `hcviz evaluate nano:gpt-neox`.",
-        "`--harness` has lm-evaluation-harness score the same items, which gives the same numbers.",
-        "No verse here has quotation marks, and sentences with words in disorder are told apart too",
-        "easily, so neither is among the tasks.",
+        *ABOUT.splitlines(),
         "",
         "| task | asks for | items | chance |",
         "|---|---|---|---|",
@@ -346,8 +353,7 @@ def readme(frame: pd.DataFrame) -> str:
             for name, task in TASKS.items()
         ),
         "",
-        "Accuracy. *frequency alone* takes the option whose tokens are most frequent in the training",
-        "text, a check of the options.",
+        *CHECK.splitlines(),
         "",
         f"| task | chance | {' | '.join(runs)} |",
         "|---|---|" + "---|" * len(runs),
