@@ -136,7 +136,7 @@ def test_configurations(seeds, place, data):
     file = seeds / name / "config.json"
     bad = data.draw(bad_json(file.read_bytes()))
     verb = data.draw(st.sampled_from(["load", "layout", "clone", "declone", "target"]))
-    names = {"declone": (), "target": (place / name, "Every factor is 1")}
+    names = {"declone": (), "target": (place / name, "to_config", "Every factor is 1")}
     names = names.get(verb, (place / name,))
     with copied(seeds, place, name, "config.json", bad) as here, ours(place, *names):
         if verb == "load":
