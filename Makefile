@@ -53,9 +53,15 @@ app: $(STAMP) ## open the tour as an app without code, with Voila
 gallery: $(STAMP) ## render the notebooks into gallery/: pages that need no kernel and no network
 	$(BIN)/python notebooks/gallery.py $(ARGS)
 
-notebooks: $(STAMP) ## train the recorded runs of the notebooks again (half an hour or more)
+notebooks: $(STAMP) ## train the recorded runs of the notebooks again (a day or more; goes on after a stop)
 	$(BIN)/hcviz demo --record data/runs/demo --overwrite
-	$(BIN)/python data/runs/make.py
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python data/runs/paper.py runs/long
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python data/runs/breakers.py runs/breakers
+	$(BIN)/python data/runs/paper.py runs/long --frames
+	$(BIN)/python data/runs/breakers.py runs/breakers --frames
+	mkdir -p data/runs/long data/runs/breakers
+	cp runs/long/frames/* data/runs/long
+	cp runs/breakers/frames/* data/runs/breakers
 
 # One of the two files is newer than the stamp only after a change: then pip or uv looks again.
 $(STAMP): pyproject.toml constraints.txt

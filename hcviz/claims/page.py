@@ -7,9 +7,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from hcviz import plots
-from hcviz.claims.claim import KINDS, claims
-from hcviz.claims.figures import FIGURES
-from hcviz.claims.frames import Frames, is_recorded, open_frames
+from hcviz.claims.claim import KINDS
+from hcviz.claims.figures import FIGURES, number, recordings
+from hcviz.claims.frames import Frames
 from hcviz.claims.reproduce import verdicts
 from hcviz.errors import HcvizError
 from hcviz.io.files import write_text
@@ -57,8 +57,7 @@ def write_page(out: Path) -> list[Path]:
     Raises:
         HcvizError: If nothing is recorded, or the folder cannot be written.
     """
-    names = sorted({claim.recording for claim in claims().values() if claim.recording})
-    recorded = {name: open_frames(name) for name in names if is_recorded(name)}
+    recorded = recordings()
     if not recorded:
         raise HcvizError("No recorded runs ship here; make them: python data/runs/paper.py OUT")
     drawn, table = draw_all(out, recorded), verdicts()
@@ -120,11 +119,6 @@ def section(name: str, stems: list[str], table: pd.DataFrame) -> str:
         effect = f": {number(one.effect)} {one.unit}" if number(one.effect) else ""
         lines.append(f"- **{one.verdict}** · {one.title}{effect} ([{one.claim}](#{one.claim}))")
     return "\n".join([*lines, ""])
-
-
-def number(value: float) -> str:
-    """Return a number with three digits; nothing for NaN."""
-    return "" if pd.isna(value) else f"{value:.3g}"
 
 
 def _table(head: tuple, rows: list[tuple]) -> str:

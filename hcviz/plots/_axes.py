@@ -103,6 +103,16 @@ def step_axis(ax: Axes, steps: Iterable[int]) -> None:
     ax.set_xlabel("training step")
 
 
+def thousands(value: float, _: object) -> str:
+    """Write a tick in thousands, millions or billions."""
+    if abs(value) >= 1e12:
+        return f"{value:.0e}".replace("e+", "e")
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
 def legend(
     axes: Sequence[Axes], looks: dict[str, Arm], extra: Sequence[Any] = (), *, own: bool
 ) -> None:

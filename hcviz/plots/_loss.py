@@ -1,5 +1,7 @@
 """Loss over training: all arms, the near ones from close by, and their gap to the source."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -117,13 +119,9 @@ def loss(
     _axes.titles(axes, title or f"{what.capitalize()} over training", own=ax is None)
     axes[0].figure.draw_without_rendering()  # settles limits and heights, for the end labels
     for i, (panel, end) in enumerate(zip(axes, ends, strict=True)):
-        last = gap and i == len(axes) - 1
-        texts = {
-            n: _signed(y) if last else f"{y:.2f}" if i == 0 else f"{y:.3f}"
-            for n, (_, y) in end.items()
-        }
-        texts = {n: f"{n} {text}" for n, text in texts.items()} if named else texts
-        _axes.end_labels(panel, {n: (*end[n], texts[n]) for n in end}, looks)
+        write = _signed if gap and i == len(axes) - 1 else "{:.{}f}".format
+        said = _said({n: y for n, (_, y) in end.items()}, write, 2 if i == 0 else 3, named=named)
+        _axes.end_labels(panel, {n: (*end[n], text) for n, text in said.items()}, looks)
     return axes[0]
 
 
@@ -190,6 +188,23 @@ def _gap_panel(ax: Axes, curves: dict[str, pd.DataFrame], looks: dict, against: 
     return ends
 
 
-def _signed(value: float) -> str:
-    text = f"{value:+.3f}" if abs(value) < 1 else f"{value:+.2f}"
+def _said(
+    ends: dict[str, float], write: Callable[[float, int], str], digits: int, *, named: bool
+) -> dict[str, str]:
+    """Write the ends of curves, with a digit more where two would read alike.
+
+    Ends that still do are said once, at the first of them.
+    """
+    alike = len({write(y, digits) for y in ends.values()}) < len(ends)
+    found: dict[str, list[str]] = {}
+    for name, y in ends.items():
+        found.setdefault(write(y, digits + alike), []).append(name)
+    if named:
+        return {names[0]: f"{', '.join(names)} {text}" for text, names in found.items()}
+    counts = {text: f" ({len(names)} arms)" * (len(names) > 1) for text, names in found.items()}
+    return {names[0]: text + counts[text] for text, names in found.items()}
+
+
+def _signed(value: float, digits: int = 3) -> str:
+    text = f"{value:+.{digits}f}" if abs(value) < 1 else f"{value:+.2f}"
     return "0" if value == 0 else text.replace("-", _MINUS)

@@ -2,14 +2,16 @@
 
 import re
 
+import matplotlib.pyplot as plt
 import pytest
 import recordings
 
 from hcviz.claims import frames as module
 from hcviz.claims.claim import claims
-from hcviz.claims.figures import FIGURES
+from hcviz.claims.figures import FIGURES, show, verdicts_of
 from hcviz.claims.page import write_page
 from hcviz.claims.reproduce import verdicts
+from hcviz.errors import HcvizError
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +54,20 @@ def test_each_figure_lists_its_claims(page):
     section = text.split("## Figure 7")[1].split("## ")[0]
     for one in table[table["figure"] == "figure-7"].itertuples():
         assert f"**{one.verdict}** · {one.title}" in section
+
+
+def test_one_figure_and_its_verdicts_are_a_call_each(page, capsys):
+    table = page[2]
+    plt.close("all")
+    assert show("figure-2", "opt").get_xlabel() == "training tokens"
+    assert len(plt.get_fignums()) == 1  # the other families' are closed
+    assert show("figure-9") is None
+    assert capsys.readouterr().out == "figure-9: these runs are not recorded yet.\n"
+    found, wanted = verdicts_of("figure-7"), table[table["figure"] == "figure-7"]
+    assert found["verdict"].to_dict() == dict(zip(wanted["title"], wanted["verdict"], strict=True))
+    none = found[found["verdict"] == "no runs yet"]
+    assert (none[["effect", "interval"]] == "").all(axis=None)
+    assert found.loc["Noise of 10 dB changes nothing at the end", "effect"] == "-0.08 nats/token"
+    assert len(verdicts_of()) == len(table)
+    with pytest.raises(HcvizError, match=r"'rates' or drawn in it.*figure-7.*clone-better"):
+        verdicts_of("rates")
