@@ -182,7 +182,8 @@ def _gap_panel(ax: Axes, curves: dict[str, pd.DataFrame], looks: dict, against: 
     if far:
         low, high = ax.get_ylim()
         ax.set_ylim(low, high + (0.06 + 0.09 * len(far)) * (high - low))
-        notes = [f"\N{UPWARDS ARROW} {name} {_signed(gaps[name].iloc[-1])}" for name in far]
+        said = {name: f"{_signed(gaps[name].iloc[-1])} at the end" for name in far}
+        notes = [f"\N{UPWARDS ARROW} {name} {text}" for name, text in said.items()]
         ax.text(0.98, 0.99, "\n".join(notes), transform=ax.transAxes, ha="right", va="top",
                 color=theme.MUTED, fontstyle="italic")  # fmt: skip
     return ends
