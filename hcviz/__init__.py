@@ -29,6 +29,7 @@ _ROOM = {
     "forgetting": "statistics.losses",
     "escape": "statistics.escape",
     "diff": "metrics.diff",
+    "audit": "metrics.audit",
     "widen_matrix": "metrics.matrices",
     "measure_matrix": "metrics.matrices",
     "explore": "views.explore",

@@ -1,4 +1,4 @@
-"""The pages of docs/axes, and of breakers: their code runs, their pictures and tests are there."""
+"""Pages of docs/axes, of breakers and audit: their code runs, pictures and tests are there."""
 
 import ast
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hcviz import cli
+from hcviz.metrics.audit import WORDS
 from hcviz.training.schedule import BREAKERS, parse_breakers
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +46,19 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
             assert stop.value.code == 0, (words, capsys.readouterr().err)
             made = words[words.index("--out") + 1] if "--out" in words else words[3]
             assert (tmp_path / made / ("run.json" if "--out" in words else "config.json")).is_file()
+
+
+def test_the_page_of_the_audit_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
+    python, sh = re.findall(r"^```(?:python|sh)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    exec(compile(python, "audit.md", "exec"), {})
+    monkeypatch.setattr(sys, "argv", shlex.split(sh))
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 0
+    assert (tmp_path / "steps.csv").is_file()
+    assert {*WORDS} <= {*re.findall(r"`([\w ]+)`", text)}
 
 
 @pytest.mark.parametrize("page", AXES, ids=lambda page: page.stem)

@@ -24,8 +24,8 @@ def commands(tool: str) -> list[list[str]]:
 
 
 def test_the_commands_run_in_order_and_leave_what_they_say(tmp_path, monkeypatch, capsys):
-    """The commands are hcviz clone, verify, deepen, declone, train, measure, evaluate, figures,
-    reproduce and dry-run."""
+    """The commands are hcviz clone, verify, deepen, declone, train, measure, evaluate, audit,
+    figures, reproduce and dry-run."""
     monkeypatch.chdir(tmp_path)
     ran = []
     for words in commands("hcviz"):
@@ -46,6 +46,7 @@ def test_the_commands_run_in_order_and_leave_what_they_say(tmp_path, monkeypatch
         "evaluate",
         "plot",
         "diff",
+        "audit",
         "figures",
         "reproduce",
         "dry-run",

@@ -13,7 +13,7 @@ from tyro.conf import Positional
 from hcviz.cli.claims import dry_run, reproduce
 from hcviz.cli.models import clone, declone, deepen, families, verify
 from hcviz.cli.runs import demo, figures, train
-from hcviz.cli.views import diff, evaluate, measure, plot
+from hcviz.cli.views import audit, diff, evaluate, measure, plot
 from hcviz.errors import HcvizError
 
 
@@ -57,6 +57,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "plot": plot,
     "diff": diff,
+    "audit": audit,
     "figures": figures,
     "reproduce": reproduce,
     "dry-run": dry_run,

@@ -1,4 +1,4 @@
-"""Commands that look at what is there: measure, evaluate, plot, diff."""
+"""Commands that look at what is there: measure, evaluate, plot, diff, audit."""
 
 from pathlib import Path
 from typing import Annotated
@@ -153,6 +153,34 @@ def diff(
     if out is not None:
         _write(frame, out)
     return 0
+
+
+def audit(
+    run: Positional[Annotated[str, arg(metavar="RUN_OR_CHECKPOINTS")]],
+    /,
+    revisions: tuple[str, ...] = (),
+    out: Annotated[Path | None, arg(metavar="PATH")] = None,
+) -> int:
+    """Look for what is odd about snapshots: repeated, out of order, NaN, never moving.
+
+    Also tensors that come, go, or change dtype or shape. Any model will do: only its safetensors
+    files are read. Ends with code 1 if something was found.
+
+    Args:
+        run: A run, a folder of checkpoint folders, one checkpoint, a hub id, or nano:NAME.
+        revisions: Revisions of the hub id, such as step0 step512; none: its main one.
+        out: Also write the table over steps there, .csv, .parquet or .json.
+    """
+    import hcviz
+
+    if out is not None:
+        _check_ending(out)
+    found = hcviz.audit(run, revisions=revisions or None, progress=True)
+    print(found.steps.to_string(index=False, float_format="{:.3g}".format, na_rep=""))
+    print(found)
+    if out is not None:
+        _write(found.steps, out)
+    return int(len(found.findings) > 0)
 
 
 def _check_ending(out: Path) -> None:

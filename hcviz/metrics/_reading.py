@@ -3,7 +3,8 @@
 import ast
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import torch
 
 import hcviz
 from hcviz.architecture.axes import TensorAxes
+from hcviz.io.sources import place_of
 from hcviz.metrics._registry import EXTRAS, Entry
 from hcviz.metrics._subjects import moments_mark, stored_subject
+from hcviz.runs.places import Where
 from hcviz.runs.rows import fingerprint
 from hcviz.runs.run import Run
 
@@ -72,6 +75,22 @@ class TensorReader:
 
     def _before(self, step: int) -> int | None:
         return next((one for one in reversed(self.steps) if one < step and self.has(one)), None)
+
+
+def open_run(spec: Where, revisions: Sequence[str] | None = None) -> Run:
+    """Open a run's folder, checkpoints of any trainer, ``nano:NAME``, or revisions of the hub.
+
+    Args:
+        spec: Whatever `Run.of` opens, or a run's folder.
+        revisions: Of a repository of the hub; None: its main one.
+    """
+    if not isinstance(spec, str | PathLike):
+        return Run.of(spec, revisions=revisions)
+    place = place_of(spec)
+    if isinstance(place, str):
+        return Run.of(spec, revisions=revisions or ["main"])
+    own = revisions is None and any(place.glob("checkpoint-*/model*.safetensors"))
+    return Run(place) if own else Run.of(place, revisions=revisions)
 
 
 def is_ours(entry: Entry) -> bool:

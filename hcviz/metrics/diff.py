@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -19,8 +18,8 @@ from hcviz.cloning.clone import decide
 from hcviz.errors import HcvizError
 from hcviz.io.files import layer_of
 from hcviz.io.models import check_model
-from hcviz.io.sources import place_of
 from hcviz.metrics import axes_of, known_layout
+from hcviz.metrics._reading import open_run
 from hcviz.runs.run import Run
 from hcviz.widening.layout import layout
 from hcviz.widening.request import CloneRequest
@@ -168,15 +167,8 @@ def _open(spec: Any) -> _Side:
         found = tensors(spec)
         factors = (getattr(spec.config, "hcviz", None) or {}).get("factors") or {}
         return _Side(spec.config, list(found), lambda name: found[name].detach(), factors)
-    run = spec if isinstance(spec, Run) else _run(spec)
+    run = spec if isinstance(spec, Run) else open_run(spec)
     stored = run.stored()
     stored.check()
     factors = run.factors if run.is_clone else {}
     return _Side(run.config, run.names(), run.tensor, factors, stored.kept is None)
-
-
-def _run(spec: str | Path) -> Run:
-    place = place_of(spec)
-    if isinstance(place, str):
-        return Run.of(spec, revisions=["main"])
-    return Run(place) if any(place.glob("checkpoint-*")) else Run.of(place)

@@ -26,6 +26,7 @@ OPTIONS = {
     "evaluate": "tasks steps limit harness out",
     "plot": "figure out tensors steps",
     "diff": "factors top out",
+    "audit": "revisions out",
     "figures": "out",
     "families": "out",
     "reproduce": "seeds steps out figures device",
