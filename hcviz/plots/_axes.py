@@ -116,14 +116,18 @@ def thousands(value: float, _: object) -> str:
 def legend(
     axes: Sequence[Axes], looks: dict[str, Arm], extra: Sequence[Any] = (), *, own: bool
 ) -> None:
-    """Put one legend outside all panels: under our own figure, else right of the last one."""
+    """Put one legend outside all panels: under our own figure as wide as it, else on the right."""
     handles = [Line2D([], [], label=name, **_line(look)) for name, look in looks.items()] + list(
         extra
     )
     if own:
-        columns = len(handles) if len(handles) <= 5 else -(-len(handles) // 2)
-        place = {"loc": "outside lower center", "ncols": columns, "columnspacing": 1.4}
-        axes[0].figure.legend(handles=handles, **place)
+        figure = axes[0].figure
+        for rows in range(1 + (len(handles) > 5), len(handles) + 1):
+            place = {"loc": "outside lower center", "ncols": -(-len(handles) // rows)}
+            made = figure.legend(handles=handles, columnspacing=1.4, **place)
+            if rows == len(handles) or made.get_window_extent().width < 0.97 * figure.bbox.width:
+                break
+            made.remove()
     else:
         axes[-1].legend(
             handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0

@@ -56,6 +56,16 @@ def test_spectrum_draws_the_random_law_of_an_arm_over_its_largest_value():
         plots.spectrum(frames.spectrum(32), random="random init")
 
 
+def test_the_legend_of_many_words_stays_inside_the_figure():
+    frame = law()
+    for arms in (["symmetric", "random init"], list(frame["run"].unique())):
+        fig = plots.spectrum(frame[frame["run"].isin(arms)], random="random init")[0].figure
+        fig.draw_without_rendering()
+        box = fig.legends[0].get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= fig.bbox.width
+
+
 def test_spectrum_keeps_its_axis_from_step_to_step_and_names_the_steps():
     frame = frames.spectrum(size=64)
     pair, same = (plots.spectrum(frame, steps=steps) for steps in ((0, 120), (0, 0)))
