@@ -218,13 +218,3 @@ def colorbar(
     bar.set_label(label)
     bar.outline.set_visible(False)
     return bar
-
-
-def thousands(value: float, _: object = None) -> str:
-    """Return a number with its thousands as k, M or B, for a tick."""
-    if abs(value) >= 1e12:
-        return f"{value:.0e}".replace("e+", "e")
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:g}{letter}"
-    return f"{value:g}"

@@ -44,11 +44,12 @@ def differences(
     _frames.need(frame, [hue, "value"], "The figure of differences")
     order = frame.groupby(hue)["value"].mean().sort_values().index
     looks = theme.arms(list(order))
-    [axes] = _axes.panels(1, ax, tall=0.3 + 0.06 * len(order))
+    [axes] = _axes.panels(1, ax, tall=0.16 + 0.05 * len(order))
     for place, name in enumerate(order):
         values = frame.loc[frame[hue] == name, "value"].to_numpy()
         look = looks[name]
-        axes.plot(values, np.full(len(values), place), look.marker, color=look.color, alpha=0.5)
+        dots = {"color": look.color, "markersize": 7, "alpha": 0.6}
+        axes.plot(values, np.full(len(values), place), look.marker, **dots)
         if len(values) > 1:
             half = stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values)
             axes.errorbar(values.mean(), place, xerr=half, color=look.color, capsize=3)
