@@ -44,8 +44,8 @@ def test_the_grid_goes_on_until_both_neighbours_are_worse(tmp_path):
 
     made = pretend(tmp_path, loss)
     tried = {arm: sorted(paper.grid_of(tmp_path, arm)) for arm in paper.FIRST}
-    assert tried["symmetric"] == [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2]  # the ladder ends at its best
-    assert tried["random init"] == [2e-3, 4e-3, 8e-3, 1.6e-2]
+    assert tried["symmetric"] == [1e-3, 2e-3, 4e-3, 8e-3]  # the ladder ends at its best
+    assert tried["random init"] == [2e-3, 4e-3, 8e-3]
     assert tried["noisy 10 dB"] == [4e-3, 8e-3, 1.6e-2, 3.2e-2]
     assert tried["source"] == [1e-3, 2e-3, 4e-3, 8e-3]  # the high ones diverged
     later = [job for job in made if job.source != paper.HALF or job.seed]

@@ -44,7 +44,7 @@ def device_of(name: str) -> Any:
         return torch.device(name if torch.zeros(1, device=name).item() == 0 else "")
     except Exception as error:  # of whatever drives it
         raise HcvizError(
-            f"The device {name!r} cannot be used here: {' '.join(str(error).split())[:200]} "
+            f"The device {name!r} cannot be used here ({' '.join(str(error).split())[:200]}). "
             "Use cpu, or the device of a GPU that torch finds, such as cuda."
         ) from error
 

@@ -257,7 +257,7 @@ def test_a_disk_that_fills_up_keeps_the_snapshots(corpus, tmp_path, monkeypatch)
         ({"snapshots": 1}, "snapshots must be at least 2"),
         ({"snapshots": [99]}, r"snapshots at \[99\] lie outside"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1"),
-        ({"device": "meta"}, "device 'meta' was asked for"),
+        ({"device": "meta"}, "The device 'meta' cannot be used"),
         ({"trainer_args": {"seed": 3}}, "may not hold seed"),
         ({"trainer_args": {"sede": 3}}, "The Trainer refuses"),
         ({"trainer_args": {"gradient_accumulation_steps": 3}}, "Use a multiple of 3"),
