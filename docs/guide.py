@@ -21,12 +21,16 @@ HALF = "nano:gpt-neox-half"
 TEXT = PAGE.with_suffix(".in")
 
 
+def interval(one: pd.Series) -> str:
+    """Return a claim's interval in brackets; nothing where there is none."""
+    return f" [{number(one['low'])}, {number(one['high'])}]" if number(one["low"]) else ""
+
+
 def said(name: str, table: pd.DataFrame) -> str:
     """Return a claim's verdict with its effect, linked to its row on the page of claims."""
     one = table.loc[name]
     effect = number(one["effect"])
-    inside = f" [{number(one['low'])}, {number(one['high'])}]" if number(one["low"]) else ""
-    told = f", {effect} {one['unit']}{inside}" if effect else ""
+    told = f", {effect} {one['unit']}{interval(one)}" if effect else ""
     return f"**{one['verdict']}**{told} ([{name}](../figures/README.md#{name}))."
 
 
@@ -37,9 +41,8 @@ def breakers_table(table: pd.DataFrame) -> str:
         asked = claim.measure.arguments
         if claim.recording == "breakers" and asked.get("against") == "symmetric":
             one = table.loc[claim.name]
-            inside = f" [{number(one['low'])}, {number(one['high'])}]" if number(one["low"]) else ""
             row = f"[{asked['arm']}](../figures/README.md#{claim.name})"
-            rows.append(f"| {row} | {number(one['effect'])}{inside} | {one['verdict']} |")
+            rows.append(f"| {row} | {number(one['effect'])}{interval(one)} | {one['verdict']} |")
     return "\n".join(rows)
 
 

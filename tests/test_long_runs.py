@@ -31,7 +31,7 @@ def pretend(out, loss):
         recipe.note(out / job.folder, job, loss=loss(job))
         made.append(job)
 
-    paper.work(out, paper.jobs, make)
+    recipe.work(out, paper.jobs, make)
     return made
 
 
@@ -76,10 +76,22 @@ def test_a_run_that_another_process_makes_is_passed_over(tmp_path):
         made.append(job)
 
     with locked(f"{tmp_path / first.folder}.job"):
-        paper.work(tmp_path, lambda out: iter([first, second]), make)
+        recipe.work(tmp_path, lambda out: iter([first, second]), make)
         assert made == [second]
-    paper.work(tmp_path, lambda out: iter([first, second]), make)
+    recipe.work(tmp_path, lambda out: iter([first, second]), make)
     assert made == [second, first]
+
+
+def test_a_run_that_another_process_has_just_ended_is_not_made_again(tmp_path, monkeypatch):
+    job, made = paper.Job(paper.HALF, paper.FIRST[0], 2e-3), []
+
+    def ended(path):
+        recipe.note(tmp_path / job.folder, job, loss=3.0)
+        return locked(path)
+
+    monkeypatch.setattr(recipe, "locked", ended)
+    recipe.work(tmp_path, lambda out: iter([job]), made.append)
+    assert made == []
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +104,9 @@ def made(tmp_path_factory):
     tiny.tokenizer().save_pretrained(out / "small")
     corpus = load_corpus(tiny.write_text(out), tokenizer=tiny.tokenizer(), context=64)
     for arm in ("noisy 10 dB", "matched source"):
-        paper.make(paper.Job("small", arm, 1e-3, steps=3), out, corpus, items=4)
+        recipe.make(paper.Job("small", arm, 1e-3, steps=3), out, corpus, items=4)
     diverges = paper.Job("small", "random init", 1e30, steps=3)
-    paper.make(diverges, out, corpus, items=4)
+    recipe.make(diverges, out, corpus, items=4)
     os.chdir(before)
     return out, diverges
 
@@ -116,7 +128,7 @@ def test_a_run_is_measured_and_its_weights_are_thinned(made):
 
 def test_what_is_done_is_gathered_with_its_story(made):
     out, diverges = made
-    paper.gather(out, command="paper.py")
+    recipe.gather(out, command="paper.py")
     runs, losses, metrics = (
         pd.read_parquet(out / "frames" / f"{name}.parquet")
         for name in ("runs", "losses", "metrics")

@@ -7,13 +7,10 @@ paper.py beside this file: the same command goes on after a stop, and ``python
 data/runs/breakers.py OUT --frames`` gathers what is done.
 """
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import hcviz
-from hcviz.claims.recipe import Job, gather, make, work
-from hcviz.text.corpus import load_corpus
+from hcviz.claims.recipe import Job, script
 
 SOURCE, STEPS, SEEDS, RATE, CONTEXT = "nano:gpt-neox-quarter", 1200, range(3), 8e-3, 128
 MAIN = ["symmetric", "noisy 10 dB", "gradient noise", "moments reset", "one copy frozen"]
@@ -33,15 +30,5 @@ def jobs(out: Path) -> Iterator[Job]:
                 yield Job(SOURCE, arm, RATE, seed, steps=STEPS, context=CONTEXT)
 
 
-def main(out: Path) -> None:
-    """Work the list of the comparison off."""
-    _, tokenizer = hcviz.load(SOURCE)
-    corpus = load_corpus("asv+kjv", tokenizer=tokenizer, context=CONTEXT)
-    work(out, jobs, lambda job: make(job, out, corpus))
-
-
 if __name__ == "__main__":
-    if "--frames" in sys.argv:
-        gather(Path(sys.argv[1]), command="python data/runs/breakers.py OUT")
-    else:
-        main(Path(sys.argv[1]))
+    script(jobs, source=SOURCE, context=CONTEXT)

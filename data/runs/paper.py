@@ -15,13 +15,10 @@ metrics.parquet and done.json lie beside its run.json, and of its weights the la
 a few earlier ones in float16. ``python data/runs/paper.py OUT --frames`` gathers what is done.
 """
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import hcviz
-from hcviz.claims.recipe import Job, done, gather, make, work
-from hcviz.text.corpus import load_corpus
+from hcviz.claims.recipe import Job, done, script
 
 SEEDS = range(3)
 RATES, START = [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2], 8e-3
@@ -81,15 +78,5 @@ def rates(out: Path, arms: list[str]) -> Iterator[tuple[str, float]]:
             yield arm, min(losses, key=losses.get)
 
 
-def main(out: Path) -> None:
-    """Work the list of the long comparison off."""
-    _, tokenizer = hcviz.load(HALF)
-    corpus = load_corpus("asv+kjv", tokenizer=tokenizer, context=Job.context)
-    work(out, jobs, lambda job: make(job, out, corpus))
-
-
 if __name__ == "__main__":
-    if "--frames" in sys.argv:
-        gather(Path(sys.argv[1]), command="python data/runs/paper.py OUT")
-    else:
-        main(Path(sys.argv[1]))
+    script(jobs, source=HALF, context=Job.context)

@@ -1,22 +1,21 @@
 """The paper's pairs on paper: shapes, memory, FLOPs, hours and cost; beside its tables 1 and 2."""
 
 import dataclasses
-import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from hcviz.architecture.infer import NUMBER, meta_model, tensors
 from hcviz.architecture.widths import AXES, widths
-from hcviz.claims.claim import made
+from hcviz.claims.claim import made, read_toml
 from hcviz.cloning.clone import decide
 from hcviz.errors import HcvizError
 from hcviz.io.files import data_folder
+from hcviz.io.models import blank
 from hcviz.io.sources import config_of
 from hcviz.training.request import TrainRequest
 from hcviz.training.schedule import SCHEDULES
@@ -166,12 +165,7 @@ def read_pair(spec: str | Path) -> Pair:
         longest = getattr(config_of(spec), "max_position_embeddings", None) or Launch.context
         launch = Launch(context=min(Launch.context, longest))
         return Pair(f"{spec}, doubled", str(spec), clone={"hidden": 2}, launch=launch)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise HcvizError(
-            f"{path} is no pair that can be read: {error}. There are {', '.join(pair_names())}."
-        ) from error
+    table = read_toml(path, "pair", f". There are {', '.join(pair_names())}.")
     table["launch"] = made(Launch, table.get("launch", {}), path, "launch")
     return made(Pair, table, path, "pair")
 
@@ -197,8 +191,7 @@ def planned(pair: Pair) -> Planned:
         CloneError: As :func:`hcviz.clone`.
     """
     config = AutoConfig.for_model(**pair.source) if pair.source else config_of(pair.hub)
-    with torch.device("meta"):
-        source = AutoModelForCausalLM.from_config(config).eval()
+    source = blank(config, pair.name).eval()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
         plan = decide(source, CloneRequest(**pair.clone))

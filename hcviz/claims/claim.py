@@ -67,10 +67,7 @@ def read_claim(path: Path) -> Claim:
     Raises:
         HcvizError: If it is no TOML, lacks a field, or has one that is unknown or of another kind.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise HcvizError(f"{path} is no claim that can be read: {error}") from error
+    table = read_toml(path, "claim")
     runs, test = table.pop("runs", {}), table.pop("test", {})
     measure = _measure(path, table.pop("measure", {}) | test, "measure and test")
     needs = table.pop("needs", None)
@@ -84,6 +81,18 @@ def read_claim(path: Path) -> Claim:
     if claim.kind not in KINDS:
         raise HcvizError(f"{path}: kind={claim.kind!r} is none of {', '.join(KINDS)}.")
     return claim
+
+
+def read_toml(path: Path, what: str, remedy: str = "") -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        HcvizError: Naming it, what it should be, and the remedy.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise HcvizError(f"{path} is no {what} that can be read: {error}{remedy}") from error
 
 
 def claims(folder: Path | None = None) -> dict[str, Claim]:

@@ -105,6 +105,22 @@ def _losses(frames: Frames, whos: list[Who], names: list[str] | None = None) -> 
     return pd.concat(parts, ignore_index=True)
 
 
+def _late(rows: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the first eighth of the training, in which a random start is far above."""
+    return rows[rows["step"] >= rows["step"].max() / 8]
+
+
+def _by_family(
+    recorded: dict[str, Frames], table: str, order: list[str], *metrics: str
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the families that were run, with the rows of some arms, of the named metrics if any."""
+    for family, source in FAMILIES.items():
+        rows = _arms(recorded["long"].chosen(table, everyone(order, [source])), order)
+        rows = rows[rows["metric"].isin(metrics)] if metrics else rows
+        if len(rows):
+            yield family, rows
+
+
 @figure
 def parting(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     """The paper has no such figure. Left, who ends lowest; right, whether its copies have parted.
@@ -128,13 +144,11 @@ def figure_2(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     The clone reaches the random start's final accuracy 2.2 to 4 times sooner and ends higher; in
     the first steps it forgets, clearest in OLMo. The source, trained on, is not shown.
     """
-    for family, source in FAMILIES.items():
-        rows = _losses(recorded["long"], everyone(MAIN, [source]))
-        if len(rows):
-            yield family, (plots.loss(rows), rows)
-        rows = _arms(recorded["long"].chosen("accuracy", everyone(MAIN, [source])), MAIN)
-        if len(rows):
-            rows = rows.assign(tokens=rows["step"] * TOKENS)
+    right = dict(_by_family(recorded, "accuracy", MAIN))
+    for family, rows in _by_family(recorded, "losses", MAIN):
+        yield family, (plots.loss(rows), rows)
+        if family in right:
+            rows = right[family].assign(tokens=right[family]["step"] * TOKENS)
             yield f"{family}-accuracy", (plots.accuracy(rows, x="tokens"), rows)
 
 
@@ -144,10 +158,8 @@ def figure_4(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
 
     Ours are ten tasks of held-out text that models of this size can do; the tick is chance.
     """
-    for family, source in FAMILIES.items():
-        rows = _arms(recorded["long"].chosen("accuracy", everyone(MAIN, [source])), MAIN)
-        if len(rows):
-            yield family, (plots.tasks(rows[rows["step"] == rows["step"].max()]), rows)
+    for family, rows in _by_family(recorded, "accuracy", MAIN):
+        yield family, (plots.tasks(rows[rows["step"] == rows["step"].max()]), rows)
 
 
 @figure
@@ -157,11 +169,8 @@ def figure_5(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     Up-projections and the unembedding. It starts at 1 and falls in most layers; dropout is named as
     the likely cause, and not tested.
     """
-    for family, source in FAMILIES.items():
-        rows = _arms(recorded["long"].chosen("metrics", everyone(COPIES, [source])), COPIES)
-        rows = rows[rows["metric"].isin(["cosine", "cosine.baseline"])]
-        if len(rows):
-            yield family, (plots.cosine(rows), rows)
+    for family, rows in _by_family(recorded, "metrics", COPIES, "cosine", "cosine.baseline"):
+        yield family, (plots.cosine(rows), rows)
 
 
 @figure
@@ -171,11 +180,9 @@ def figure_6(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     Half of the clone's are zero at the start; after training they are like those of a random start.
     """
     order = ["symmetric", "noisy 10 dB", "random init"]
-    for family, source in FAMILIES.items():
-        rows = _arms(recorded["long"].chosen("metrics", everyone(order, [source])), order)
-        rows = rows[(rows["metric"] == "spectrum") & (rows["seed"] == 0)]
-        if len(rows):
-            yield family, (plots.spectrum(rows), rows)
+    for family, rows in _by_family(recorded, "metrics", order, "spectrum"):
+        rows = rows[rows["seed"] == 0]
+        yield family, (plots.spectrum(rows), rows)
 
 
 @figure
@@ -186,8 +193,7 @@ def figure_7(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     last the random start. Ours begins at an eighth of the training: before, a random start is far
     above.
     """
-    rows = _losses(recorded["long"], everyone(FIVE, [HALF]))
-    rows = rows[rows["step"] >= rows["step"].max() / 8]
+    rows = _late(_losses(recorded["long"], everyone(FIVE, [HALF])))
     if len(rows):
         yield "", (plots.loss(rows, reference=None), rows)
 
@@ -214,8 +220,8 @@ def figure_9(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     eighth of the training.
     """
     whos = [Who("random init", WHOLE), Who("noisy 10 dB", WHOLE), Who("noisy 10 dB", HALF, 4)]
-    rows = _losses(recorded["long"], whos, ["random init", "2-fold from 128", "4-fold from 64"])
-    rows = rows[rows["step"] >= rows["step"].max() / 8]
+    names = ["random init", "2-fold from 128", "4-fold from 64"]
+    rows = _late(_losses(recorded["long"], whos, names))
     if len(rows["run"].unique()) > 1:
         yield "", (plots.loss(rows, reference=None), rows)
 
@@ -226,11 +232,8 @@ def ledger(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
 
     R is the residual stream, H the heads, N the neurons; a locked clone lies on zero.
     """
-    for family, source in FAMILIES.items():
-        rows = _arms(recorded["long"].chosen("metrics", everyone(COPIES, [source])), COPIES)
-        rows = rows[rows["metric"] == "ledger"]
-        if len(rows):
-            yield family, (plots.ledger(rows), rows)
+    for family, rows in _by_family(recorded, "metrics", COPIES, "ledger"):
+        yield family, (plots.ledger(rows), rows)
 
 
 @figure

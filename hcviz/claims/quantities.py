@@ -79,7 +79,7 @@ class View:
     def loss(self, who: Who, at: Step = "end") -> float:
         """Return an arm's held-out loss: at the end on all blocks, before it on those watched."""
         if at == "end":
-            return float(self.rows("runs", who)["loss"].iloc[0] or np.inf)
+            return float(self.rows("runs", who)["loss"].iloc[0])
         curve = self.curve(who)
         return float(np.interp(at, curve.index, curve))
 

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,10 +15,11 @@ import pandas as pd
 
 from hcviz.errors import HcvizError
 from hcviz.io.files import locked, write_text
+from hcviz.io.sources import load
 from hcviz.metrics import measure
 from hcviz.metrics.accuracy import evaluate
 from hcviz.runs.run import Run
-from hcviz.text.corpus import Corpus
+from hcviz.text.corpus import Corpus, load_corpus
 from hcviz.training.snapshots import Keeping, drop_resume_files
 from hcviz.views.arms import run_arms
 
@@ -99,17 +101,16 @@ def make(
     for step in run.steps[:-1]:
         place = folder / f"checkpoint-{step}"
         Keeping(dtype="float16").thin(place) if step in MODELS else shutil.rmtree(place)
-    accuracy_of(folder, items)
+    measure_accuracy(folder, items)
     loss = corpus.heldout_loss(run.model(job.steps))
     note(folder, job, loss=loss, cpu_minutes=round((time.process_time() - began) / 60, 2))
 
 
-def accuracy_of(folder: Path, items: int | None = None) -> pd.DataFrame:
-    """Return the accuracy on the tasks that ship, at the steps whose models a run has kept."""
+def measure_accuracy(folder: Path, items: int | None = None) -> None:
+    """Measure accuracy on the tasks that ship, at the steps whose models a run has kept."""
     kept = folder / "accuracy.parquet"
     if not kept.is_file():
         evaluate(Run(folder), limit=items, cache=False).to_parquet(kept, index=False)
-    return pd.read_parquet(kept)
 
 
 def note(folder: Path, job: Job, **facts: object) -> None:
@@ -133,6 +134,8 @@ def work(out: Path, jobs: Callable[[Path], Iterator[Job]], make: Callable[[Job],
                 held.enter_context(locked(f"{out / job.folder}.job"))
             except HcvizError:
                 busy.add(job)
+                continue
+            if done(job, out):  # by a process that let go of it just now
                 continue
             print(time.strftime("%F %T"), job, flush=True)
             make(job)
@@ -160,9 +163,10 @@ def gather(out: Path, *, command: str) -> Path:
         facts |= {"corpus": info["corpus"]["fingerprint"], "weights": info["request"]["model"]}
         facts = {k: json.dumps(v) if isinstance(v, dict) else v for k, v in facts.items()}
         rows.append(found | dataclasses.asdict(job) | facts)
-        for name, parts in tables.items() if found["loss"] is not None else ():
-            if name == "accuracy":
-                accuracy_of(path.parent)
+        if found["loss"] is None:
+            continue
+        measure_accuracy(path.parent)
+        for name, parts in tables.items():
             frame = pd.read_parquet(path.parent / f"{name}.parquet")
             if name == "metrics":  # whole spectra are long: those of figure 6 alone
                 ends = frame["step"].isin([0, frame["step"].max()])
@@ -179,3 +183,19 @@ def gather(out: Path, *, command: str) -> Path:
     facts = {"command": command, "runs": len(rows), "sha256": hashes}
     write_text(out / "frames" / "recorded.json", json.dumps(facts, indent=2) + "\n")
     return out / "frames"
+
+
+def script(jobs: Callable[[Path], Iterator[Job]], *, source: str, context: int) -> None:
+    """Run a script of ``data/runs``: work its list off in a folder, or gather what is done there.
+
+    Args:
+        jobs: As for :func:`work`.
+        source: The model whose tokenizer reads the text.
+        context: Tokens in a block.
+    """
+    name, out = Path(sys.argv[0]).name, Path(sys.argv[1])
+    if "--frames" in sys.argv:
+        gather(out, command=f"python data/runs/{name} OUT")
+        return
+    corpus = load_corpus("asv+kjv", tokenizer=load(source)[1], context=context)
+    work(out, jobs, lambda job: make(job, out, corpus))

@@ -1,5 +1,6 @@
 """evaluate(): accuracy on tasks, of models and of the snapshots of runs, as one tidy table."""
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -104,7 +105,7 @@ def _open(spec: Any, steps: set[int] | None, tokenizer: Any) -> Run | tuple[Row,
         return Run(place)
     if steps is not None:
         raise HcvizError(f"{str(spec)!r} is a model, which has no steps. Leave steps out.")
-    return {"run": str(spec), "step": None}, None, _once(lambda: load(spec))
+    return {"run": str(spec), "step": None}, None, functools.cache(lambda: load(spec))
 
 
 def _snapshots(run: Run, steps: set[int] | None) -> Iterator[tuple[Row, Any, Ready]]:
@@ -122,18 +123,7 @@ def _snapshots(run: Run, steps: set[int] | None) -> Iterator[tuple[Row, Any, Rea
             model = run.model(step)
             return model, tokenizer_for(model)
 
-        yield {"run": run.name, "step": step}, run.stored(step).mark, _once(ready)
-
-
-def _once(ready: Ready) -> Ready:
-    """Keep what was made ready, for as long as it is asked for."""
-    made: list[tuple[nn.Module, Any]] = []
-
-    def again() -> tuple[nn.Module, Any]:
-        made.extend([] if made else [ready()])
-        return made[0]
-
-    return again
+        yield {"run": run.name, "step": step}, run.stored(step).mark, functools.cache(ready)
 
 
 def _own_rows(
