@@ -35,6 +35,7 @@ _ROOM = {
     "explore": "views.explore",
     "watch": "views.watch",
     "run_arms": "views.arms",
+    "grow": "views.growth",
     "recorded": "runs.recorded",
     "HcvizError": "errors",
     "CloneError": "errors",

@@ -27,7 +27,7 @@ PUBLIC = """
     clone clone_checkpoint verify Report declone deepen layout lockstep_groups grow_optimizer load
     train MetricsCallback BreakerCallback Run measure evaluate speedup forgetting escape diff
     audit widen_matrix
-    measure_matrix explore watch run_arms recorded HcvizError CloneError plots
+    measure_matrix explore watch run_arms grow recorded HcvizError CloneError plots
 """.split()
 
 # The places of one machine, and the hosts of package registries (a mirror must do as well).

@@ -18,6 +18,8 @@ FAMILIES = {"gpt-neox": HALF, "opt": "nano:opt-half", "olmo": "nano:olmo-half"}
 MAIN = ["noisy 10 dB", "symmetric", "random init", "source"]
 FIVE = ["symmetric", "noisy 10 dB", "noisy diagonal", "diagonal", "random init"]
 COPIES = ["symmetric", "noisy 10 dB", "dropout 0.1"]
+QUARTER = "nano:gpt-neox-quarter"
+GROWN = ["noisy 10 dB", "grown at a quarter", "grown at half", "grown at three quarters", "source"]
 TOKENS = 2048
 """In a step of the long comparison."""
 Drawn = tuple[Any, pd.DataFrame]
@@ -256,3 +258,14 @@ def breakers(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     rows = runs[runs["arm"] != "symmetric"]
     rows = rows.assign(value=rows["loss"] - rows["seed"].map(base)).dropna(subset=["value"])
     yield "", (plots.differences(rows, hue="arm", against="symmetric"), rows)
+
+
+@figure
+def growing(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
+    """The paper has no such figure. Growth inside a run, at three points of it, at equal compute.
+
+    The noisy clone is the one that grew before the run; diamonds are where the others grow.
+    """
+    if "growing" in recorded:
+        rows = _late(_losses(recorded["growing"], everyone(GROWN, [QUARTER])))
+        yield "", (plots.loss(rows, x="flops", reference=None, against="noisy 10 dB"), rows)

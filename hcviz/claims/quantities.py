@@ -183,6 +183,31 @@ def sooner(view: View, *, arm: Who, against: Who) -> float:
 
 
 @quantity
+def rule_of_slopes(view: View, *, arms: list[Who], window: float = 0.2) -> float:
+    """Return by how much an arm that a rule names ends above the lowest of several that grew.
+
+    The rule: grow when the grown model's loss falls faster per FLOP than the small one's did. It
+    names the first arm, from early growth to late, of which that is so (the last, if of none).
+    Slopes are those of straight lines through a ``window`` of all FLOPs before and after.
+    """
+    ends = [view.loss(who) for who in arms]
+    for who, end in zip(arms, ends, strict=True):
+        rows = view.rows("losses", who)
+        rows = rows[rows["split"] == "heldout"].sort_values("step")
+        flops, loss = rows["flops"].to_numpy(dtype=float), rows["loss"].to_numpy(dtype=float)
+        price = np.diff(flops) / np.diff(rows["step"])
+        grown = flops[int(np.argmax(price > 1.001 * price[0]))]
+        near = np.abs(flops - grown) <= window * flops[-1]
+        small, wide = (
+            np.polyfit(flops[near & side], loss[near & side], 1)[0]
+            for side in (flops <= grown, flops >= grown)
+        )
+        if wide < small:
+            return end - min(ends)
+    return ends[-1] - min(ends)
+
+
+@quantity
 def rise(view: View, *, arm: Who) -> float:
     """How far the loss first rises above its start."""
     return forgetting(view.rows("losses", arm))["depth"].iloc[0]

@@ -31,7 +31,13 @@ Train = options_of(
 )
 
 
-def train(model: Model, /, out: Path, request: Train) -> int:
+def train(
+    model: Model,
+    /,
+    out: Path,
+    request: Train,
+    grow_at: Annotated[tuple[str, ...], arg(metavar="STEP=HOW [STEP=HOW ...]")] = (),
+) -> int:
     """Train a model for a while and keep snapshots at log-spaced steps.
 
     The run's folder is a plain Trainer output that every tool of the ecosystem opens. The same
@@ -43,16 +49,30 @@ def train(model: Model, /, out: Path, request: Train) -> int:
         model: A folder, a hub id, or nano:NAME.
         out: The run's folder.
         request: What the run is to be.
+        grow_at: Grow the model inside the run, optimizer state and all: 600=hidden=2,snr_db=20 or
+            900=layers=6; settings are those of hcviz clone and deepen (docs/growing.md).
     """
     import hcviz
 
-    run = hcviz.train(model, out=out, **vars(request))
+    if grow_at:
+        at = dict(_growth(text) for text in grow_at)
+        run = hcviz.grow(model, out=out, at=at, **vars(request))
+    else:
+        run = hcviz.train(model, out=out, **vars(request))
     heldout = run.history.query("split == 'heldout'")["loss"]
     print(
         f"held-out loss {heldout.iloc[0]:.3f} -> {heldout.iloc[-1]:.3f} nats/token; the run is "
         f"in {out}"
     )
     return 0
+
+
+def _growth(text: str) -> tuple[int, str]:
+    """Read one growth: a step, and what grows there."""
+    step, _, how = text.partition("=")
+    if not step.isdigit():
+        raise HcvizError(f"--grow-at {text!r} does not begin with a step, as 600=hidden=2 does.")
+    return int(step), how
 
 
 def figures(runs: Runs, /, out: Path = Path("figures")) -> int:

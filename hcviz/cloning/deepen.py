@@ -2,7 +2,8 @@
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -102,14 +103,9 @@ def _deepened(model: PreTrainedModel, sources: list[int], method: str) -> PreTra
     silent = new if method == "identity" else []
     config.hcviz_depth = {"method": method, "sources": sources, "identity": silent}
     deep = empty(type(model), config)
-    stack = _stack(model, depth)
-    inside = re.compile(rf"^{re.escape(stack)}\.(\d+)\.(.+)$")
     found, axes = tensors(model), layout(model)
-    for name in tensors(deep):
-        match = inside.match(name)
-        number = int(match[1]) if match else None
-        origin = f"{stack}.{sources[number]}.{match[2]}" if match else name
-        if origin not in found and not match:
+    for name, (origin, number) in _origins(model, tensors(deep), sources).items():
+        if origin not in found and number is None:
             continue  # a tied head, which finish() ties
         if origin not in found:
             raise CloneError(
@@ -120,6 +116,41 @@ def _deepened(model: PreTrainedModel, sources: list[int], method: str) -> PreTra
         assign(deep, name, tensor.zero_() if number in silent and writes(origin, axes) else tensor)
     finish(model, deep, tie=ties(model))
     return deep
+
+
+def _origins(
+    model: PreTrainedModel, names: Iterable[str], sources: Sequence[int]
+) -> dict[str, tuple[str, int | None]]:
+    """Return the source's tensor behind each of the deeper model's, and that one's layer."""
+    stack = _stack(model, model.config.num_hidden_layers)
+    inside = re.compile(rf"^{re.escape(stack)}\.(\d+)\.(.+)$")
+    found = {name: inside.match(name) for name in names}
+    return {
+        name: (f"{stack}.{sources[int(at[1])]}.{at[2]}", int(at[1])) if at else (name, None)
+        for name, at in found.items()
+    }
+
+
+def deepen_states(
+    states: Mapping[str, Mapping[str, Any]], source: PreTrainedModel, deep: PreTrainedModel
+) -> dict[str, Mapping[str, Any]]:
+    """Return an optimizer's state for a deepened model, by the parameters' names.
+
+    A layer has the state of the source's layer that it was copied from. Layers that are identities
+    begin without one: what they read gets no gradient until what they write has moved.
+
+    Args:
+        states: What the source's optimizer keeps of each parameter.
+        source: The source.
+        deep: What :func:`deepen` made of it.
+    """
+    depth = deep.config.hcviz_depth
+    origins = _origins(source, dict(deep.named_parameters()), depth["sources"])
+    return {
+        name: states[origin]
+        for name, (origin, number) in origins.items()
+        if origin in states and number not in depth["identity"]
+    }
 
 
 def writes(name: str, axes: Mapping[str, TensorAxes]) -> bool:

@@ -2,8 +2,9 @@
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -184,7 +185,6 @@ POWERS = {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2, "momentum_buffer":
 """Which power of the gradient an optimizer's buffer holds (Adam, AdamW, SGD with momentum)."""
 
 
-@torch.no_grad()
 def grow_optimizer(
     optimizer: torch.optim.Optimizer,
     source: PreTrainedModel,
@@ -209,6 +209,31 @@ def grow_optimizer(
         HcvizError: If the optimizer keeps something else, as Adafactor's factored moments, or
             ``source`` is not what ``clone`` was made from.
     """
+    states = {name: optimizer.state.get(one, {}) for name, one in source.named_parameters()}
+    for name, state in grow_states(states, source, clone, kind=type(optimizer).__name__).items():
+        grown.state[clone.get_parameter(name)] = state
+    return grown
+
+
+@torch.no_grad()
+def grow_states(
+    states: Mapping[str, Mapping[str, Any]],
+    source: PreTrainedModel,
+    clone: PreTrainedModel,
+    *,
+    kind: str = "The optimizer",
+) -> dict[str, dict[str, Any]]:
+    """Grow an optimizer's state as :func:`grow_optimizer` does, by the parameters' names.
+
+    Args:
+        states: What the source's optimizer keeps of each parameter; those without are left out.
+        source: The source.
+        clone: A symmetric clone of it.
+        kind: What the optimizer is called in an error.
+
+    Raises:
+        HcvizError: As :func:`grow_optimizer`.
+    """
     counts = copies(clone)
     if not _is_source(source, clone):
         raise HcvizError(
@@ -216,9 +241,10 @@ def grow_optimizer(
         )
     axes = layout(source)
     factors = parse_factors(clone.config.hcviz["factors"])
+    grown = {}
     for name, parameter in source.named_parameters():
         state, reads = {}, _copies(name, axes[name], factors).read  # widen() shares over these
-        for key, value in optimizer.state.get(parameter, {}).items():
+        for key, value in states.get(name, {}).items():
             if key in POWERS and torch.is_tensor(value) and value.shape == parameter.shape:
                 share = value / counts[name].written ** POWERS[key]
                 state[key] = widen(name, share, axes[name], factors, Expansion()) * reads
@@ -226,9 +252,9 @@ def grow_optimizer(
                 state[key] = copy.deepcopy(value)
             else:
                 raise HcvizError(
-                    f"{type(optimizer).__name__} keeps {key!r} for {name}, which cannot grow. "
+                    f"{kind} keeps {key!r} for {name}, which cannot grow. "
                     "Use AdamW, Adam or SGD with momentum, or start the clone's optimizer afresh."
                 )
         if state:
-            grown.state[clone.get_parameter(name)] = state
+            grown[name] = state
     return grown

@@ -14,7 +14,8 @@ import hcviz
 from hcviz.architecture.axes import TensorAxes
 from hcviz.io.sources import place_of
 from hcviz.metrics._registry import EXTRAS, Entry
-from hcviz.metrics._subjects import moments_mark, stored_subject
+from hcviz.metrics._subjects import stored_subject
+from hcviz.runs.moments import moments_mark
 from hcviz.runs.places import Where
 from hcviz.runs.rows import fingerprint
 from hcviz.runs.run import Run

@@ -1,14 +1,10 @@
 """What a metric is taken of: a weight, or by a prefix its update, gradient or moments of Adam."""
 
-import functools
-from pathlib import Path
-
 import torch
 
 from hcviz.errors import HcvizError
-from hcviz.io.checkpoint import file_stamp
-from hcviz.io.models import read_config
 from hcviz.metrics._registry import METRICS, Entry
+from hcviz.runs.moments import read_moments
 from hcviz.runs.run import Run
 
 SUBJECTS = {
@@ -61,43 +57,9 @@ def stored_subject(run: Run, subject: str, name: str, step: int) -> torch.Tensor
             "update.ledger."
         )
     folder = run.stored(step).folder
-    return _moments(folder, moments_mark(folder)).get(name, {}).get(subject)
-
-
-def moments_mark(folder: Path) -> tuple:
-    """Return what tells the moments of a checkpoint from others that were in its place."""
-    return tuple(file_stamp(folder / name) for name in ("optimizer.pt", "config.json"))
+    return read_moments(folder).get(name, {}).get(subject)
 
 
 def update_of(weight: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor | None:
     """Return by how much a weight changed, in float64; None if there is nothing before it."""
     return None if before is None else weight.double() - before.double()
-
-
-@functools.lru_cache(maxsize=16)  # mapped, not read
-def _moments(folder: Path, mark: tuple) -> dict[str, dict[str, torch.Tensor]]:
-    """Read a checkpoint's ``optimizer.pt``, as the Trainer orders it: decayed weights first."""
-    from transformers import AutoModelForCausalLM, Trainer
-
-    from hcviz.architecture.infer import meta_model
-
-    if not (folder / "optimizer.pt").is_file():
-        return {}
-    state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True, mmap=True)
-    config = read_config(folder)
-    model = meta_model(config, AutoModelForCausalLM._model_mapping[type(config)])
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    decayed = shapes.keys() & set(Trainer.get_decay_parameter_names(None, model))
-    order = sorted(shapes, key=lambda name: name not in decayed)
-    expected = [len(decayed), len(shapes) - len(decayed)]
-    sizes = [len(group["params"]) for group in state["param_groups"]]
-    found = dict(zip(order, (state["state"].get(i, {}) for i in range(sum(sizes))), strict=False))
-    if sizes != expected or any(
-        value.shape not in ((), shapes[name]) for name in found for value in found[name].values()
-    ):
-        raise HcvizError(
-            f"{folder / 'optimizer.pt'} holds groups of {sizes} parameters, where the Trainer's "
-            f"AdamW has {expected} (with weight decay and without) of this model's shapes. Which "
-            "moments are whose cannot be told; measure a checkpoint that the Trainer wrote."
-        )
-    return found

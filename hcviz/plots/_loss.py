@@ -38,7 +38,8 @@ def loss(
     its own (``ax`` is None) has, beside all arms, a second panel with the arms near the best one if
     some are far, and a third with the differences from the arm ``against`` at the same x: the fair
     control, linear between its points; by FLOPs that is a comparison at equal compute. Rows of one
-    arm at one step (seeds) become their mean and a band from lowest to highest.
+    arm at one step (seeds) become their mean and a band from lowest to highest. A diamond stands
+    where a model has grown, so that a token costs more from there on.
 
     Args:
         history: Rows with ``hue``, ``x``, split and loss (nats per token), as ``Run.history``.
@@ -95,6 +96,8 @@ def loss(
                     alpha=0.15,
                     linewidth=0,
                 )
+            grown = curve[curve["grown"]]
+            panel.plot(grown.index, grown["mean"], "D", color=looks[name].color, label="_grown")
         if level is not None:
             _draw_level(panel, level[0], "" if zoom and panel is axes[0] else level[1])
     axes[0].set_ylabel(f"{what} (nats per token)")
@@ -126,9 +129,15 @@ def loss(
 
 
 def _curve(rows: pd.DataFrame, x: str) -> pd.DataFrame:
-    """Return mean, min, max and count of the loss over the seeds of an arm, by their mean x."""
+    """Return the loss over the seeds of an arm by their mean x, and where its model has grown."""
     by = "step" if "step" in rows else x  # seconds differ from seed to seed, steps do not
-    return _axes.means(rows, by, "loss").set_index(rows.groupby(by)[x].mean().sort_index())
+    found = _axes.means(rows, by, "loss")
+    found["grown"] = False
+    if {"tokens", "flops"} <= {*rows}:
+        spent = rows.groupby(by)[["tokens", "flops"]].mean().sort_index().astype(float).diff()
+        price = spent["flops"] / spent["tokens"]
+        found["grown"] = (price.shift(-1) > 1.001 * price).to_numpy()
+    return found.set_index(rows.groupby(by)[x].mean().sort_index())
 
 
 def _level_of(reference: str | float | None, curves: dict) -> tuple[float, str] | None:

@@ -1,4 +1,4 @@
-"""Measure a model while it trains, so that its weights need not be kept."""
+"""What is seen of a model while it trains: metrics, so that weights need not be kept, and a bar."""
 
 import json
 import time
@@ -65,6 +65,7 @@ class MetricsCallback(TrainerCallback):
         self.tensors = [tensors] if isinstance(tensors, str) else tensors or [""]
         self.steps, self.given, self.report = steps, factors, report
         self.shown: dict[str, float] = {}
+        self.origin = 0  # the step at which the model came in
         self.seconds = self.trained = 0.0
 
     @property
@@ -87,8 +88,8 @@ class MetricsCallback(TrainerCallback):
         self.parameters = self._chosen(model)
         self.start, self.previous, self.before = {}, {}, None
         self._go_on(state.global_step)
-        if state.global_step == 0:
-            self._measure(0, kwargs.get("optimizer"), gradients=False)
+        if state.global_step == self.origin:
+            self._measure(self.origin, kwargs.get("optimizer"), gradients=False)
             self._tell(control)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -131,7 +132,7 @@ class MetricsCallback(TrainerCallback):
         tables.start_live(self.folder, step)
         if step and self._keeps():
             run = Run(self.folder)
-            self.start = {name: run.tensor(name, 0) for name in self.parameters}
+            self.start = {name: run.tensor(name, self.origin) for name in self.parameters}
             last = max(at for at in self.at if at <= step)
             if last in run.steps and "previous" in self._keeps():
                 self.before = last
@@ -187,3 +188,45 @@ class MetricsCallback(TrainerCallback):
 def sharded(parameter: torch.nn.Parameter) -> bool:
     """Tell whether a process holds a part of a parameter only."""
     return hasattr(parameter, "full_tensor") or not parameter.numel()
+
+
+class Bar(TrainerCallback):
+    """One progress bar with the last losses in it; also hands each log row to a listener."""
+
+    def __init__(self, label: str, *, progress: bool, on_log: Callable[[dict], None] | None):
+        """Take the bar's title, whether to show it, and the listener."""
+        self.label, self.progress, self.on_log_row = label, progress, on_log
+        self.shown: dict[str, str] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Open the bar."""
+        from tqdm.auto import tqdm
+
+        hidden = not (self.progress and state.is_world_process_zero)
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc=self.label,
+            disable=hidden,
+            unit="step",
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Advance the bar."""
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any
+    ) -> None:
+        """Show the losses."""
+        for key, name in (("loss", "train"), ("eval_loss", "held-out")):
+            if key in logs:
+                self.shown[name] = f"{logs[key]:.3f}"
+        self.bar.set_postfix(self.shown, refresh=False)
+        if self.on_log_row and state.is_world_process_zero:
+            self.on_log_row({**logs, "step": state.global_step})
+
+    def close(self) -> None:
+        """Close the bar, also after an error."""
+        if hasattr(self, "bar"):
+            self.bar.close()

@@ -53,6 +53,11 @@ class TrainRequest:
     """What parts the copies of a clone: gradient-noise, moments-reset, copy-rate, copy-frozen,
     moments-warm; one or several, with settings: gradient-noise:scale=0.01,steps=1,axis=N
     (docs/breakers.md)."""
+    until: int | None = None
+    """Stop after this step of the schedule, which stays that of all steps."""
+    begin: Any = None
+    """Where another run stopped, a hcviz.training.trainer.Begin: this one goes on from there with
+    the model that it is given, as hcviz.grow does."""
     lockstep: Any = None
     """A symmetric clone. If it is the model itself, it takes the steps that its source would; if
     the model is its source, the source takes the clone's, which are larger: the matched effective
@@ -130,6 +135,8 @@ class TrainRequest:
             raise HcvizError(
                 f"Unknown dtype {self.dtype!r}. Use float32, or {' or '.join(MIXED)} (mixed)."
             )
+        if self.until is not None and not 1 <= self.until <= self.steps:
+            raise HcvizError(f"until={self.until!r} is no step of 1 to {self.steps}.")
         snapshot_steps(self.steps, self.snapshots)
         parse_breakers(self.breaker)
 

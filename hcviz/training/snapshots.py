@@ -93,8 +93,11 @@ def plan(
     steps: int,
     snapshots: int | Sequence[int],
     budget: str | int | None = None,
+    part: tuple[int, int] | None = None,
 ) -> Plan:
     """Plan the snapshots of a run; fewer of them than asked where the budget wants it.
+
+    Of a run that is a ``part`` of the steps, those between, its first and its last.
 
     Raises:
         HcvizError: If nothing is kept, the dtype or budget is no such thing, or the budget is too
@@ -114,6 +117,8 @@ def plan(
 
     def planned(asked: int | Sequence[int]) -> Plan:
         at = snapshot_steps(steps, asked)
+        first, last = part or (0, steps)
+        at = sorted({first, last, *(step for step in at if first < step < last)})
         older = (len(at) - 2) * (kept + files)
         newest = 2 * (3 * whole + files) if len(at) > 2 else 4 * whole + 2 * files
         return Plan(at, kept + files, older + newest)

@@ -22,12 +22,12 @@ from hcviz.runs.run import Run
 from hcviz.runs.state import read_info
 from hcviz.text.corpus import Corpus, load_corpus
 from hcviz.training.breakers import BreakerCallback, dropout_fields, set_dropout
-from hcviz.training.live import MetricsCallback
+from hcviz.training.live import Bar, MetricsCallback
 from hcviz.training.record import prepare_folder, status_kept, weights_hash
 from hcviz.training.request import TrainRequest, check_fit, hold_weights, trainer_arguments
 from hcviz.training.schedule import BlockOrder, parse_breakers
 from hcviz.training.snapshots import Keeping, Plan, newest_whole, plan, processes_of
-from hcviz.training.trainer import Bar, Snapshots, SnapshotTrainer
+from hcviz.training.trainer import Begin, Snapshots, SnapshotTrainer
 
 
 @takes(TrainRequest)
@@ -72,6 +72,7 @@ def train(model: Any, *, out: str | Path, request: TrainRequest) -> Run:
     planned = plan(
         model, tokenizer, keeping,
         steps=request.steps, snapshots=request.snapshots, budget=request.disk_budget,
+        part=(request.begin.step if request.begin else 0, request.until or request.steps),
     )  # fmt: skip
     asked = request.decided(**_settled(request, model, corpus, keeping, planned))
     label = request.label or out.name
@@ -82,8 +83,9 @@ def train(model: Any, *, out: str | Path, request: TrainRequest) -> Run:
     if request.metrics:
         at = planned.steps if request.metric_steps is None else request.metric_steps
         callbacks.append(MetricsCallback(request.metrics, tensors=request.metric_tensors, steps=at))
+        callbacks[-1].origin = planned.steps[0]
     recipe = getattr(model.config, "hcviz", None)
-    seen = request.steps * request.batch_size
+    seen = planned.steps[-1] * request.batch_size
     record = {
         "label": label,
         "status": "running",
@@ -116,7 +118,7 @@ def train(model: Any, *, out: str | Path, request: TrainRequest) -> Run:
             for line in filter(None, (cast, told)):
                 print(f"{label}: {line}", file=sys.stderr)
         with quiet():
-            _run(model, tokenizer, corpus, arguments, record, callbacks)
+            _run(model, tokenizer, corpus, arguments, record, callbacks, request.begin)
         return Run(out)
 
 
@@ -148,6 +150,10 @@ def _settled(
     if request.metrics:
         measured = {"tensors": request.metric_tensors, "steps": request.metric_steps}
         found["metrics"] = {"metrics": list(request.metrics), **measured}
+    if request.until is not None:
+        found["until"] = request.until
+    if request.begin:
+        found["begin"] = request.begin.describe()
     if request.breaker:
         found["breaker"] = [dataclasses.asdict(one) for one in parse_breakers(request.breaker)]
     if request.lockstep is not None:
@@ -162,14 +168,17 @@ def _run(
     arguments: TrainingArguments,
     record: dict[str, Any],
     callbacks: Sequence[TrainerCallback],
+    handed: Begin | None = None,
 ) -> None:
     """Train from the newest whole checkpoint, or from the start, and keep ``run.json`` true."""
     out, request = Path(arguments.output_dir), record["request"]
     begin = _begin(out, arguments, record["label"], told=callbacks[0].progress)
-    arguments.eval_on_start = begin is None
+    first = begin is None or (handed and begin.name == f"checkpoint-{handed.step}")
+    arguments.eval_on_start = bool(first)
     snapshots = Snapshots(
         request["snapshots"],
         eval_every=request["eval_every"],
+        until=request.get("until"),
         tokenizer=tokenizer,
         keeping=Keeping(**request.get("keeping", {})),
     )
@@ -185,6 +194,7 @@ def _run(
         warmup_steps=round(request["warmup"] * request["steps"]),
         tokens_per_step=request["batch_size"] * corpus.context,
         paces={name: Pace(*pace) for name, pace in request.get("lockstep", {}).items()},
+        begin=handed,
     )
     snapshots.trainer = trainer
     for one in callbacks if arguments.report_to else ():
@@ -193,6 +203,8 @@ def _run(
     trainer.remove_callback(PrinterCallback)
     record |= {"world_size": arguments.world_size, "device": arguments.device.type}
     with contextlib.closing(callbacks[0]), status_kept(trainer, record):
+        if handed and begin is None:
+            begin = snapshots.take_over(handed)
         trainer.train(resume_from_checkpoint=str(begin) if begin else None)
         for one in callbacks:
             if isinstance(one, MetricsCallback):

@@ -2,8 +2,10 @@
 
 import math
 import os
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, str_to_bool
 from torch.utils.data import Dataset, Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerState
 
 from hcviz.cloning.lockstep import Pace
 from hcviz.errors import HcvizError
@@ -19,6 +21,36 @@ from hcviz.io.checkpoint import weight_files
 from hcviz.io.files import open_to_readers
 from hcviz.training.schedule import SCHEDULES
 from hcviz.training.snapshots import Keeping, drop_resume_files, seal
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Where a run has stopped, for another one that goes on from there with a grown model."""
+
+    checkpoint: Path
+    """Its last one: step, log and generators are taken from it."""
+    states: Mapping[str, Mapping[str, Any]]
+    """What the optimizer begins with, by parameter of the grown model; empty: afresh."""
+
+    @property
+    def state(self) -> TrainerState:
+        """The Trainer's state there."""
+        return TrainerState.load_from_json(str(self.checkpoint / "trainer_state.json"))
+
+    @property
+    def step(self) -> int:
+        """The step at which it stopped."""
+        return self.state.global_step
+
+    @property
+    def flops(self) -> float:
+        """The FLOPs of training until there."""
+        return next((row["flops"] for row in self.state.log_history[::-1] if "flops" in row), 0.0)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what tells it from others, JSON-ready."""
+        optimizer = "grown" if self.states else "fresh"
+        return {"step": self.step, "flops": self.flops, "optimizer": optimizer}
 
 
 class SnapshotTrainer(Trainer):
@@ -31,9 +63,11 @@ class SnapshotTrainer(Trainer):
         warmup_steps: int,
         tokens_per_step: int,
         paces: Mapping[str, Pace] | None = None,
+        begin: Begin | None = None,
         **kwargs: Any,
     ):
         """Take `transformers.Trainer`'s keywords, the schedule's, and those of `lockstep.paces`."""
+        self.spent = (begin.step, begin.flops) if begin else (0, 0.0)
         self.paces = paces
         self.schedule = SCHEDULES[schedule]
         self.warmup_steps = warmup_steps
@@ -152,7 +186,9 @@ class SnapshotTrainer(Trainer):
             done = [row["seconds"] for row in self.state.log_history if "seconds" in row]
             self.started = time.perf_counter() - (done[-1] if done else 0.0)
         logs["tokens"] = self.state.global_step * self.tokens_per_step
-        logs["flops"] = float(logs["tokens"] * self.flops_per_token)
+        step, flops = self.spent
+        seen = (self.state.global_step - step) * self.tokens_per_step
+        logs["flops"] = flops + float(seen * self.flops_per_token)
         logs["seconds"] = round(time.perf_counter() - self.started, 3)
         super().log(logs, start_time)
 
@@ -161,9 +197,16 @@ class Snapshots(TrainerCallback):
     """Save and evaluate at the chosen steps; the newest checkpoint alone can be resumed."""
 
     def __init__(
-        self, steps: Sequence[int], *, eval_every: int | None, tokenizer: Any, keeping: Keeping
+        self,
+        steps: Sequence[int],
+        *,
+        eval_every: int | None,
+        until: int | None = None,
+        tokenizer: Any,
+        keeping: Keeping,
     ):
-        """Take the steps to save at, and what to keep of older snapshots."""
+        """Take the steps to save at, where to stop, and what to keep of older snapshots."""
+        self.until = until
         self.keeping = keeping
         self.steps = frozenset(steps)
         self.eval_every = eval_every
@@ -180,8 +223,46 @@ class Snapshots(TrainerCallback):
         else:
             self._thin_out(state, Path(args.output_dir, f"checkpoint-{state.global_step}"))
 
+    def take_over(self, begin: Begin) -> Path:
+        """Leave the checkpoint from which this run goes on where another one stopped.
+
+        Raises:
+            HcvizError: If the model or its optimizer is spread over processes.
+        """
+        trainer = self.trainer
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            raise HcvizError(
+                "A model that fsdp or deepspeed has in shards cannot grow inside a run. Train it "
+                "to the step, clone the checkpoint (hcviz clone), and train the clone."
+            )
+        trainer.create_optimizer_and_scheduler(trainer.args.max_steps)
+        for name, kept in begin.states.items():
+            trainer.optimizer.state[trainer.model.get_parameter(name)] = dict(kept)
+        trainer.state = state = begin.state
+        state.is_world_process_zero = trainer.is_world_process_zero()
+        state.log_history = [  # the held-out loss there is the grown model's, measured next
+            row
+            for row in state.log_history
+            if not (row["step"] == begin.step and "eval_loss" in row)
+        ]
+        schedule = trainer.lr_scheduler
+        there = {"last_epoch": begin.step - 1, "_step_count": begin.step + 1}
+        schedule.load_state_dict(schedule.state_dict() | there)
+        schedule.step()
+        folder = Path(trainer.args.output_dir, f"checkpoint-{begin.step}")
+        trainer.save_model(str(folder), _internal_call=True)
+        if state.is_world_process_zero:
+            trainer._save_optimizer_and_scheduler(str(folder))
+            state.save_to_json(str(folder / "trainer_state.json"))
+            for path in begin.checkpoint.glob("rng_state*.pth"):
+                shutil.copyfile(path, folder / path.name)
+        self._finish(state, folder)
+        trainer.accelerator.wait_for_everyone()
+        return folder
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ask the Trainer to save and evaluate here, or not."""
+        """Ask the Trainer to save and evaluate here, or not, and to stop."""
+        control.should_training_stop |= state.global_step == self.until
         snapshot = state.global_step in self.steps
         control.should_save = snapshot
         control.should_evaluate = snapshot or bool(
@@ -219,48 +300,6 @@ class Snapshots(TrainerCallback):
                     drop_resume_files(folder)
                     if weight_files(folder):
                         self.keeping.thin(folder)
-
-
-class Bar(TrainerCallback):
-    """One progress bar with the last losses in it; also hands each log row to a listener."""
-
-    def __init__(self, label: str, *, progress: bool, on_log: Callable[[dict], None] | None):
-        """Take the bar's title, whether to show it, and the listener."""
-        self.label, self.progress, self.on_log_row = label, progress, on_log
-        self.shown: dict[str, str] = {}
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the bar."""
-        from tqdm.auto import tqdm
-
-        hidden = not (self.progress and state.is_world_process_zero)
-        self.bar = tqdm(
-            total=state.max_steps,
-            initial=state.global_step,
-            desc=self.label,
-            disable=hidden,
-            unit="step",
-        )
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Advance the bar."""
-        self.bar.update(state.global_step - self.bar.n)
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any
-    ) -> None:
-        """Show the losses."""
-        for key, name in (("loss", "train"), ("eval_loss", "held-out")):
-            if key in logs:
-                self.shown[name] = f"{logs[key]:.3f}"
-        self.bar.set_postfix(self.shown, refresh=False)
-        if self.on_log_row and state.is_world_process_zero:
-            self.on_log_row({**logs, "step": state.global_step})
-
-    def close(self) -> None:
-        """Close the bar, also after an error."""
-        if hasattr(self, "bar"):
-            self.bar.close()
 
 
 def inner_parameters(model: Any) -> int:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,13 @@ class Arm:
     """As :func:`hcviz.train` takes it."""
     weight_decay: float | None = None
     """Another one than that of the other arms."""
+    growth: tuple[float, str] | None = None
+    """Grown inside the run: at which share of its steps, and what, as :func:`hcviz.grow` reads."""
     matched: bool = False
     """Whether it takes the steps of the noiseless clone: the matched effective learning rate."""
 
 
+NOISY = "expansion=noisy-symmetric"
 ARMS = {
     "symmetric": Arm("clone"),
     "noisy 10 dB": Arm("clone", expansion="noisy-symmetric"),
@@ -50,6 +54,10 @@ ARMS = {
     "one copy faster": Arm("clone", breaker="copy-rate:factor=2"),
     "one copy frozen": Arm("clone", breaker="copy-frozen:steps=10%"),
     "moments warmed": Arm("clone", breaker="moments-warm:steps=5%"),
+    "grown at a quarter": Arm("source", growth=(0.25, NOISY)),
+    "grown at half": Arm("source", growth=(0.5, NOISY)),
+    "grown at three quarters": Arm("source", growth=(0.75, NOISY)),
+    "grown at half afresh": Arm("source", growth=(0.5, f"{NOISY},optimizer=fresh")),
 }
 """The arms that there are. All share data order, learning rate, schedule and steps."""
 DEMO = list(ARMS)[:5]
@@ -94,6 +102,7 @@ def run_arms(
     from hcviz.io.sources import load
     from hcviz.training.breakers import set_dropout
     from hcviz.training.train import train
+    from hcviz.views.growth import grow
 
     names = list(DEMO if arms is None else arms)
     unknown = [name for name in names if name not in ARMS]
@@ -113,14 +122,18 @@ def run_arms(
         arm = ARMS[name]
         model = start_of(arm, small, factor=factor, seed=seed, source=source)
         own = {} if arm.weight_decay is None else {"weight_decay": arm.weight_decay}
+        run, lockstep = train, clone(small, hidden=factor) if arm.matched else None
+        if arm.growth:
+            share, how = arm.growth
+            run = partial(grow, at={round(share * steps): f"hidden={factor},seed={seed},{how}"})
         runs.append(
-            train(
+            run(
                 model,
                 out=Path(out) / name.replace(" ", "-"),
                 tokenizer=tokenizer,
                 dropout=arm.dropout,
                 breaker=arm.breaker,
-                lockstep=clone(small, hidden=factor) if arm.matched else None,
+                lockstep=lockstep,
                 steps=steps,
                 lr=lr,
                 seed=seed,

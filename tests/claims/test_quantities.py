@@ -121,3 +121,31 @@ def test_a_table_that_was_changed_is_refused(tmp_path):
         open_frames(folder)
     with pytest.raises(HcvizError, match="No frames are recorded as"):
         open_frames(tmp_path)
+
+
+def test_the_rule_of_slopes_names_the_first_growth_after_which_the_loss_falls_faster():
+    """Narrow steps cost 1, wide ones 4; the loss falls by 1 per FLOP, or as told after growth."""
+    parts = {"runs": [], "losses": []}
+    for arm, grown, after, end in [
+        ("early", 10, 0.5, 3.0),
+        ("later", 20, 1.5, 2.9),
+        ("late", 30, 2, 2.8),
+    ]:
+        step = np.arange(0, 41, 2)
+        flops = np.minimum(step, grown) + 4.0 * np.maximum(step - grown, 0)
+        loss = 200 - np.minimum(flops, grown) - after * np.maximum(flops - grown, 0)
+        keys = {"source": HALF, "factor": 2, "arm": arm, "lr": 1e-3, "seed": 0}
+        parts["losses"].append(
+            pd.DataFrame({"step": step, "flops": flops, "loss": loss, "split": "heldout", **keys})
+        )
+        parts["runs"].append(pd.DataFrame([{**keys, "loss": end}]))
+    tables = {name: pd.concat(some, ignore_index=True) for name, some in parts.items()}
+    made = Frames(**tables, metrics=pd.DataFrame(), accuracy=pd.DataFrame())
+    asked = {"arms": ["early", "later", "late"], "window": 0.3}
+    assert QUANTITIES["rule_of_slopes"](made, [HALF], 2, **asked).tolist() == pytest.approx([0.1])
+    asked["arms"] = ["early", "later"]
+    assert QUANTITIES["rule_of_slopes"](made, [HALF], 2, **asked).tolist() == [0.0]
+    asked["arms"] = ["late", "early"]
+    assert QUANTITIES["rule_of_slopes"](made, [HALF], 2, **asked).tolist() == [0.0]
+    asked["arms"] = ["early"]
+    assert QUANTITIES["rule_of_slopes"](made, [HALF], 2, **asked).tolist() == [0.0]

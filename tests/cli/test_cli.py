@@ -21,7 +21,7 @@ OPTIONS = {
     "declone": "overwrite trust-remote-code",
     "deepen": "layers method overwrite trust-remote-code",
     "train": "out corpus steps batch-size context lr dropout breaker seed snapshots keep "
-    "snapshot-dtype disk-budget metrics metric-tensors label device dtype overwrite",
+    "snapshot-dtype disk-budget metrics metric-tensors label device dtype overwrite grow-at",
     "measure": "metrics tensors steps out",
     "evaluate": "tasks steps limit harness out",
     "plot": "figure out tensors steps",
@@ -154,6 +154,20 @@ def test_a_failing_clone_is_not_left_behind_unless_told_to(hcviz, source, tmp_pa
     code, _, _ = hcviz("clone", source, tmp_path / "wide", "--keep-failed")
     assert code == 0
     assert (tmp_path / "wide" / "model.safetensors").exists()
+
+
+def test_a_model_grows_inside_a_run(hcviz, source, tmp_path):
+    text, run = tiny.write_text(tmp_path), tmp_path / "run"
+    words = ["train", source, "--out", run, "--corpus", text, "--steps", 3, "--snapshots", 2]
+    words += ["--context", 16, "--batch-size", 2, "--grow-at"]
+    code, out, _ = hcviz(*words, "1=hidden=2", "2=layers=3")
+    assert code == 0
+    assert f"the run is in {run}" in out
+    config = json.loads((run / "checkpoint-3" / "config.json").read_text())
+    assert (config["hidden_size"], config["num_hidden_layers"]) == (32, 3)
+    code, _, err = hcviz(*words, "hidden=2", "--overwrite")
+    assert code == 1
+    assert "does not begin with a step" in err
 
 
 def test_train_measure_and_figures(hcviz, source, tmp_path):
