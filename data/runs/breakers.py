@@ -19,6 +19,8 @@ NOISE = [f"noisy {ratio} dB" for ratio in (20, 40, 60, 80)]
 WEIGHTS = ["random shares", "diagonal", "noisy diagonal"]
 FLOOR = ["random init", "source", "matched source"]
 """What no copies are in: no clone, and the source with its own and the clone's steps."""
+WIDER = ["noisy 10 dB", "random init"]
+"""The arms that are widened four times, too."""
 LATER = [*NOISE, "dropout 0.1", *FLOOR, *WEIGHTS]
 
 
@@ -28,6 +30,9 @@ def jobs(out: Path) -> Iterator[Job]:
         for seed in SEEDS:
             for arm in arms:
                 yield Job(SOURCE, arm, RATE, seed, steps=STEPS, context=CONTEXT)
+    for seed in SEEDS:
+        for arm in WIDER:
+            yield Job(SOURCE, arm, RATE, seed, factor=4, steps=STEPS, context=CONTEXT)
 
 
 if __name__ == "__main__":

@@ -253,7 +253,7 @@ def breakers(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     """The paper has no such figure. What sets the copies apart, each at the same budget."""
     if "breakers" not in recorded:
         return
-    runs = recorded["breakers"].runs
+    runs = recorded["breakers"].runs.query("factor == 2")
     base = runs[runs["arm"] == "symmetric"].set_index("seed")["loss"]
     rows = runs[runs["arm"] != "symmetric"]
     rows = rows.assign(value=rows["loss"] - rows["seed"].map(base)).dropna(subset=["value"])

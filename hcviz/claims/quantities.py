@@ -161,6 +161,16 @@ def loss_margin(view: View, *, arms: list[Who], at: Step = "end") -> float:
 
 
 @quantity
+def gain_apart(view: View, *, arms: list[Who]) -> float:
+    """Return by how much lower the first arm ends than the second, minus the same of the next two.
+
+    Below zero the first pair gains more.
+    """
+    first, second, third, fourth = map(view.loss, arms)
+    return (first - second) - (third - fourth)
+
+
+@quantity
 def loss_shrinks(view: View, *, arm: Who, against: Who, early: int) -> float:
     """How much smaller the distance of two arms is at the end than at an early step."""
     first = abs(view.loss(arm, early) - view.loss(against, early))

@@ -186,12 +186,12 @@ def split_documents(
 
 def pack(documents: list[Document], tokenizer: Any, context: int, what: str) -> torch.Tensor:
     """Tokenise documents, join them with end-of-text tokens, cut into blocks: int64 [N, C]."""
-    rows = tokenizer(
-        [document.text for document in documents], add_special_tokens=False, verbose=False
-    )["input_ids"]
-    tokens = np.concatenate(
-        [np.asarray([*row, tokenizer.eos_token_id], dtype=np.int64) for row in rows]
-    )
+    parts = []
+    for first in range(0, len(documents), 1024):  # lists of numbers take ten times the room
+        texts = [document.text for document in documents[first : first + 1024]]
+        rows = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        parts += [np.asarray([*row, tokenizer.eos_token_id], dtype=np.int64) for row in rows]
+    tokens = np.concatenate(parts)
     count = len(tokens) // context
     if count == 0:
         raise HcvizError(

@@ -26,6 +26,7 @@ def frames():
         ("loss", {"arm": NOISY, "against": "random init", "at": 50}, 3.58 - (7.6 + 4.6) / 2),
         ("loss_margin", {"arms": [NOISY, "random init", "symmetric"]}, 0.02),
         ("loss_apart", {"arm": NOISY, "against": "symmetric"}, 0.08),
+        ("gain_apart", {"arms": [NOISY, "symmetric", "random init", "symmetric"]}, -0.06),
         ("loss_shrinks", {"arm": "random init", "against": NOISY, "early": 0}, 4.07 - 0.06),
         ("sooner", {"arm": NOISY, "against": "random init"}, SOONER),
         ("rise", {"arm": NOISY}, 0.1),
