@@ -166,7 +166,7 @@ def test_a_model_grows_inside_a_run(hcviz, source, tmp_path):
     config = json.loads((run / "checkpoint-3" / "config.json").read_text())
     assert (config["hidden_size"], config["num_hidden_layers"]) == (32, 3)
     code, _, err = hcviz(*words, "hidden=2", "--overwrite")
-    assert code == 1
+    assert code == 2
     assert "does not begin with a step" in err
 
 
