@@ -28,8 +28,8 @@ def lab(
         browser: Open a browser window.
     """
     shipped = Path(__file__).parents[2] / "notebooks" / notebook
-    path = shipped if shipped.is_file() else Path(notebook)
-    if not path.is_file():
+    path = shipped if os.path.isfile(shipped) else Path(notebook)
+    if not os.path.isfile(path):
         raise HcvizError(
             f"There is no notebook {notebook!r}, neither here nor in {shipped.parent}."
         )

@@ -1,5 +1,6 @@
 """Commands on models: clone, declone, deepen, verify, families."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -65,7 +66,7 @@ def clone(
     import hcviz
 
     target = request.to_config
-    if target is not None and "=" in target and not Path(target).exists():
+    if target is not None and "=" in target and not os.path.exists(target):
         target = setting(target, int)
     typed = {"to_config": target, "expansion": expansion_of(request.expansion)}
     typed |= {"snr_db": setting(request.snr_db, float)}

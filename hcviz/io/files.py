@@ -92,7 +92,7 @@ def check_free(path: str | Path, *, overwrite: bool = False) -> None:
         HcvizError: If ``path`` exists (an empty folder counts as free) and ``overwrite`` is false.
     """
     path = Path(path)
-    taken = path.exists() and not (path.is_dir() and not any(path.iterdir()))
+    taken = os.path.exists(path) and not (path.is_dir() and not any(path.iterdir()))
     if taken and not overwrite:
         raise HcvizError(
             f"{path} already exists. Choose another folder, or overwrite it with --overwrite."
@@ -152,7 +152,7 @@ def locked(path: str | Path) -> Iterator[None]:
     """
     place = Path(path).resolve()
     mark = place.with_name(f".tmp-{place.name}.lock")
-    if place.exists() and not os.access(place.parent, os.W_OK):
+    if os.path.exists(place) and not os.access(place.parent, os.W_OK):
         name = hashlib.sha256(os.fsencode(place)).hexdigest()[:16]
         mark = Path(tempfile.gettempdir(), f"hcviz-{name}.lock")
     lock = FileLock(mark, fallback_to_soft=False)
@@ -247,7 +247,7 @@ def fresh_file(path: str | Path) -> Iterator[Path]:
     So a reader never sees half of a file. It has the same ending; its folder is made.
 
     Raises:
-        HcvizError: If the disk is full.
+        HcvizError: If the disk is full, or nothing can be written there.
     """
     with fresh_files(path) as (scratch,):
         yield scratch
@@ -260,7 +260,7 @@ def fresh_files(*paths: str | Path) -> Iterator[list[Path]]:
     They are renamed in order; where one cannot be, those before get back what they held.
 
     Raises:
-        HcvizError: If the disk is full.
+        HcvizError: If the disk is full, or nothing can be written there.
     """
     mark, places = uuid.uuid4().hex[:8], [Path(path) for path in paths]
     scratch = [path.with_name(f".tmp-{mark}-{path.name}") for path in places]
@@ -277,9 +277,14 @@ def fresh_files(*paths: str | Path) -> Iterator[list[Path]]:
                     except OSError:  # some disks know one name for a file only
                         shutil.copy2(path, old)
             _rename(scratch, places, before)
+    except OSError as error:
+        raise HcvizError(
+            f"{places[0]} cannot be written: {error}. Choose a writable place."
+        ) from error
     finally:
         for path in scratch + before:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _rename(scratch: list[Path], places: list[Path], before: list[Path]) -> None:
@@ -314,7 +319,7 @@ def check_space(path: str | Path, needed: int, what: str) -> None:
         HcvizError: If less than ``needed`` bytes are free.
     """
     place = Path(path).absolute()
-    while not place.exists():
+    while not os.path.exists(place):
         place = place.parent
     free = shutil.disk_usage(place).free
     if free < needed:

@@ -206,13 +206,13 @@ def place_of(spec: str | PathLike, *, remedy: str = KINDS) -> Path | str:
     text = os.fspath(spec)
     if text.startswith("nano:"):
         return source_path(text.removeprefix("nano:"))
-    name, path = text.removeprefix("hf:"), Path(text).expanduser()
+    name, path = text.removeprefix("hf:"), Path(os.path.expanduser(text))
     if name == text:
-        if text and os.path.isdir(path):  # which also stands names that no system knows
+        if text and os.path.isdir(path):
             return path
         first, *more = text.replace(os.sep, "/").split("/")
         given = not isinstance(spec, str) or path.is_absolute() or text.startswith((".", "~"))
-        if given or len(more) > 1 or (more and (not more[0] or Path(first).is_dir())):
+        if given or len(more) > 1 or (more and (not more[0] or os.path.isdir(first))):
             raise _missing(text, path, remedy)
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -244,9 +244,9 @@ def local_folder(spec: str | PathLike, remedy: str) -> Path:
 
 def _missing(text: str, path: Path, remedy: str) -> HcvizError:
     """Say that a folder is not there, and which folders are."""
-    if path.exists():
+    if os.path.exists(path):
         return HcvizError(f"{text!r} is a file, not a folder. Give its folder, {path.parent}.")
-    above = next(place for place in path.absolute().parents if place.is_dir())
+    above = next(place for place in path.absolute().parents if os.path.isdir(place))
     wanted = path.absolute().relative_to(above).parts[0]
     there = sorted(p.name for p in above.iterdir() if p.is_dir() and not p.name.startswith("."))
     near = difflib.get_close_matches(wanted, there, n=3) or there[:4]

@@ -70,11 +70,8 @@ def animate(
     if len(sizes) != 1:
         shapes = ", ".join(str(size[1::-1]) for size in sizes) or "no step was given"
         raise HcvizError(f"An animation needs frames of one size; these are {shapes}.")
-    try:
-        with fresh_file(out) as scratch:
-            _write(images, scratch, fps, dpi)
-    except OSError as error:
-        raise HcvizError(f"Cannot write {out}: {error}. Choose a writable place.") from error
+    with fresh_file(out) as scratch:
+        _write(images, scratch, fps, dpi)
     return out
 
 

@@ -77,14 +77,9 @@ def save(
         else {"rows": len(data), "columns": [str(name) for name in data]},
     }
     content["json"] = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
-    try:
-        with fresh_files(*(written[ending] for ending in content)) as scratch:
-            for path, text in zip(scratch, content.values(), strict=True):
-                path.write_bytes(text)
-    except OSError as error:
-        raise HcvizError(
-            f"Cannot save the figure as {stem}.*: {error}. Choose a writable folder."
-        ) from error
+    with fresh_files(*(written[ending] for ending in content)) as scratch:
+        for path, text in zip(scratch, content.values(), strict=True):
+            path.write_bytes(text)
     return {ending: written[ending] for ending in content}
 
 

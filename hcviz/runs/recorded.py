@@ -1,6 +1,7 @@
 """Recorded comparisons: small copies of runs that a notebook opens in a second."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -79,7 +80,7 @@ def recorded(name: str = "demo") -> Recorded:
     """
     shelf = data_folder() / "runs"
     for path in (shelf / name, Path(name)):
-        if (path / "recorded.json").is_file():
+        if os.path.isfile(path / "recorded.json"):
             return Recorded(path)
     there = sorted(p.parent.name for p in shelf.glob("*/recorded.json"))
     raise HcvizError(f"Nothing is recorded as {name!r}; there is {', '.join(there) or 'nothing'}.")

@@ -104,7 +104,7 @@ def status_kept(trainer: Any, record: dict[str, Any]) -> Iterator[None]:
                 write_info(out, record)
         except BaseException as error:
             full = full_disk(error)
-            stuck = full or isinstance(error, OSError | SafetensorError)
+            stuck = full or isinstance(error.__cause__ or error, OSError | SafetensorError)
             record["status"] = f"stopped: {'cannot write' if stuck else type(error).__name__}"
             if out.is_dir():
                 _leave_record(trainer, record, first)

@@ -114,9 +114,12 @@ def test_empty_folder_counts_as_free(tmp_path):
 
 def test_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(hcviz.HcvizError, match=r"Cannot write beside .*out.* writable place"):
-        with fresh_folder(tmp_path / "file" / "out"):
-            pass
+    for out in (tmp_path / "file" / "out", tmp_path / ("a" * 300)):
+        with pytest.raises(hcviz.HcvizError, match=r"Cannot write beside .*(out|aaa).* writable"):
+            with fresh_folder(out):
+                pass
+        with pytest.raises(hcviz.HcvizError, match=r"(out|aaa) cannot be written.* writable"):
+            write_text(out, "new")
 
 
 def test_text_is_written_by_rename(tmp_path, monkeypatch):
@@ -128,7 +131,7 @@ def test_text_is_written_by_rename(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(type(path), "replace", full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(hcviz.HcvizError, match=r"a\.txt cannot be written: disk full"):
         write_text(path, "new")
     assert path.read_text(encoding="utf-8") == "ä"
     assert leftovers(tmp_path) == []

@@ -9,7 +9,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from hcviz import clone
+from hcviz import Run, clone, recorded
 from hcviz.errors import HcvizError
 from hcviz.io.files import data_folder
 from hcviz.io.sources import VOCABULARY, load, source_names, source_path, tokenizer_for
@@ -137,6 +137,18 @@ def test_data_stays_small():
 def test_a_source_that_is_not_there_is_named(spec, message):
     with pytest.raises(HcvizError, match=message):
         load(spec)
+
+
+LONG = "a" * 300
+"""A name that is longer than systems let one be: asking for it is an error of its own."""
+
+
+@pytest.mark.parametrize("name", [LONG, f"./{LONG}", f"x/{LONG}", f"{LONG}/x", f"~{LONG}/x"])
+@pytest.mark.parametrize("verb", [load, Run, Run.of, recorded])
+def test_a_name_that_no_system_knows_is_told(name, verb, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HcvizError, match=LONG):
+        verb(name)
 
 
 def test_names_are_read_off_the_folders(tmp_path, monkeypatch):
