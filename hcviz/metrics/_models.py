@@ -12,6 +12,7 @@ from hcviz.io.files import layer_of, natural
 from hcviz.io.sources import load, tokenizer_for
 from hcviz.metrics._reading import code_mark, is_ours
 from hcviz.metrics._registry import METRICS, Row
+from hcviz.runs.moments import divisors, moments_mark
 from hcviz.runs.rows import Cache, fingerprint
 from hcviz.runs.run import Run
 from hcviz.text.corpus import pack, split_documents
@@ -56,6 +57,8 @@ def measure_models(
             first = source is None and "source" in entry.needs  # which is taken out of it
             steps_read = {step, *run.steps[: int(first)]}
             mark = _mark(run, steps_read, batch, source) if is_ours(entry) else None
+            if mark and "moments" in entry.needs:
+                mark = fingerprint(mark, moments_mark(run.stored(step).folder))
             kept[step, label] = mark, cache.get(f"{label}//{step}", mark)
     todo = {step for (step, _), (_, rows) in kept.items() if rows is None}
     compares = todo and any("source" in entry.needs for entry in entries.values())
@@ -68,6 +71,8 @@ def measure_models(
             mark, rows = kept[step, label]
             if rows is None:
                 extras = {"source": source} if "source" in entry.needs else {}
+                if "moments" in entry.needs:
+                    extras["moments"] = divisors(run.stored(step).folder)
                 factors = run.factors if run.is_clone else {}
                 found = entry.function(model, batch.to(model.device), run.layout, factors, **extras)
                 where = {"step": step, "part": "", "metric": label}

@@ -21,14 +21,28 @@ def read_moments(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
     Raises:
         HcvizError: If which moments are whose cannot be told.
     """
-    return _read(folder, moments_mark(folder))
+    return {name: state for name, (state, _) in _read(folder, moments_mark(folder)).items()}
+
+
+def divisors(folder: Path) -> dict[str, torch.Tensor]:
+    """Return by tensor what Adam divides by, sqrt(v_hat) + eps; none where no moments are kept.
+
+    Raises:
+        HcvizError: As :func:`read_moments`.
+    """
+    return {
+        name: (state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))).sqrt()
+        + group["eps"]
+        for name, (state, group) in _read(folder, moments_mark(folder)).items()
+        if "exp_avg_sq" in state
+    }
 
 
 @functools.lru_cache(maxsize=16)  # mapped, not read
-def _read(folder: Path, mark: tuple) -> dict[str, dict[str, torch.Tensor]]:
-    """Read a checkpoint's ``optimizer.pt``, as the Trainer orders it: decayed weights first.
+def _read(folder: Path, mark: tuple) -> dict[str, tuple[dict[str, torch.Tensor], dict]]:
+    """Read a checkpoint's ``optimizer.pt``: by name the state and the group's numbers.
 
-    In lockstep every parameter has a group of its own.
+    The Trainer orders parameters so: decayed weights first. In lockstep each has a group of its own.
     """
     from transformers import AutoModelForCausalLM, Trainer
 
@@ -55,4 +69,5 @@ def _read(folder: Path, mark: tuple) -> dict[str, dict[str, torch.Tensor]]:
             f"AdamW has {expected} (with weight decay and without) of this model's shapes. Which "
             "moments are whose cannot be told; measure a checkpoint that the Trainer wrote."
         )
-    return found
+    groups = [group for group in state["param_groups"] for _ in group["params"]]
+    return {name: (found[name], group) for name, group in zip(order, groups, strict=True)}
