@@ -36,4 +36,4 @@ def jobs(out: Path) -> Iterator[Job]:
 
 
 if __name__ == "__main__":
-    script(jobs, source=SOURCE, context=CONTEXT)
+    script(jobs, source=SOURCE, context=CONTEXT, curvature=True)

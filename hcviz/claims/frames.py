@@ -13,7 +13,7 @@ from hcviz.errors import HcvizError
 from hcviz.io.files import data_folder
 
 KEYS = ["source", "factor", "arm"]
-TABLES = ("runs", "losses", "metrics", "accuracy")
+TABLES = ("runs", "losses", "metrics", "accuracy", "curvature")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Frames:
     """Measured numbers, with the same keys."""
     accuracy: pd.DataFrame
     """Accuracy by task, at the steps whose models were kept, with the same keys."""
+    curvature: pd.DataFrame | None = None
+    """Curvature of locked clones at the steps whose models were kept, where it was measured."""
     command: str = ""
     _found: dict = field(default_factory=dict, repr=False, compare=False)
 
@@ -54,11 +56,19 @@ class Frames:
         """Return the rows of an arm at its learning rate, all seeds.
 
         Args:
-            table: ``runs``, ``losses``, ``metrics`` or ``accuracy``.
+            table: One of :data:`TABLES`.
             who: The arm.
+
+        Raises:
+            HcvizError: If the comparison was recorded without this table.
         """
         if (table, who) not in self._found:
             rows = getattr(self, table)
+            if rows is None:
+                raise HcvizError(
+                    f"These runs are recorded without {table}; gather them with it: "
+                    "python data/runs/breakers.py OUT --frames"
+                )
             self._found[table, who] = rows[_is(rows, who) & (rows["lr"] == self.rate(who))]
         return self._found[table, who]
 
@@ -100,14 +110,15 @@ def open_frames(name: str | Path) -> Frames:
 @functools.lru_cache(maxsize=4)
 def _opened(path: Path, _: int) -> Frames:
     told = json.loads((path / "recorded.json").read_text(encoding="utf-8"))
-    for table in TABLES:
+    there = [table for table in TABLES if table != "curvature" or table in told["sha256"]]
+    for table in there:
         file = path / f"{table}.parquet"
         if hashlib.sha256(file.read_bytes()).hexdigest() != told["sha256"][table]:
             raise HcvizError(
                 f"{file} is not the table that was recorded: its hash differs from that in "
                 "recorded.json. Take it anew from the repository, or gather the runs again."
             )
-    tables = {name: pd.read_parquet(path / f"{name}.parquet") for name in TABLES}
+    tables = {name: pd.read_parquet(path / f"{name}.parquet") for name in there}
     return Frames(**tables, command=told["command"])
 
 

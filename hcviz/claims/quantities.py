@@ -16,8 +16,10 @@ import pandas as pd
 from hcviz.claims.budget import differences, read_pair
 from hcviz.claims.frames import Frames, Who
 from hcviz.errors import HcvizError
-from hcviz.statistics.escape import escape
+from hcviz.statistics.escape import escape, foretold
 from hcviz.statistics.losses import forgetting, speedup
+from hcviz.training.request import TrainRequest
+from hcviz.training.schedule import SCHEDULES
 
 Arm = str | Mapping[str, Any]
 Step = int | str
@@ -299,6 +301,57 @@ def foretells(view: View, *, arms: list[Who], metric: str, at: int, tensors: str
     """Spearman's correlation, over arms, of a metric early on with the loss at the end."""
     early = [_at(view.metric(arm, metric, tensors).mean(axis=1), at) for arm in arms]
     return pd.Series(early).corr(pd.Series([view.loss(a) for a in arms]), method="spearman")
+
+
+@quantity
+def order_foretold(
+    view: View, *, arm: Who, against: Who, metric: str, at: Step, between: Sequence[int]
+) -> float:
+    """Spearman's correlation over R, H, N: how fast copies part, how the locked clone curves."""
+    table = rates_foretold(view, arm, against, metric, at, between)
+    return table["rate"].corr(-table["smallest"], method="spearman")
+
+
+@quantity
+def rate_foretold(
+    view: View, *, arm: Who, against: Who, metric: str, at: Step, between: Sequence[int], axis: str
+) -> float:
+    """How many e-folds faster than measured the locked clone's curvature says that copies part."""
+    row = rates_foretold(view, arm, against, metric, at, between).loc[axis]
+    return np.log(row["foretold"] / row["rate"])
+
+
+def rates_foretold(
+    view: View, arm: Who, against: Who, metric: str, at: Step, between: Sequence[int]
+) -> pd.DataFrame:
+    """Return, axis by axis, how fast copies part beside what the curvature foretells.
+
+    Args:
+        view: The frames of a seed.
+        arm: Whose copies part.
+        against: The locked clone whose curvature was measured, with the same rate and text.
+        metric: ``curvature``, or ``curvature.adam``.
+        at: The step of the curvature, the nearest of those measured.
+        between: The steps between which the growth is measured.
+
+    Returns:
+        By axis: the smallest eigenvalue, the rate of :func:`hcviz.statistics.escape.foretold`,
+        and ``rate``, ``low``, ``high`` of :func:`hcviz.escape`.
+    """
+    rows = view.rows("curvature", against)
+    rows = rows[(rows["metric"] == metric) & (rows["part"] == "smallest")]
+    ends = rows.pivot_table(index="step", columns="axis", values="value")
+    step = ends.index[np.abs(ends.index - at).argmin()]
+    run = view.rows("runs", against).iloc[0]
+    warm = TrainRequest.warmup * run["steps"]
+    share = step / warm
+    if share > 1:
+        share = SCHEDULES[TrainRequest.schedule]((step - warm) / (run["steps"] - warm))
+    rows = view.rows("metrics", arm)
+    found = escape(rows, by=["axis"], between=tuple(between)).set_index("axis")
+    found = found[["rate", "low", "high"]].assign(step=step, smallest=ends.loc[step])
+    options = {"momentum": TrainRequest.betas[0], "weight_decay": TrainRequest.weight_decay}
+    return found.assign(foretold=foretold(found["smallest"], run["lr"] * share, **options))
 
 
 @quantity

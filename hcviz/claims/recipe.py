@@ -35,7 +35,9 @@ SPECTRUM = [r"layers\.0\..*(dense_h_to_4h|fc1|up_proj)\.weight"]
 SPECTRUM += [r"layers\.3\..*(query_key_value|q_proj)\.weight"]
 SPECTRUM += [r"layers\.2\..*(dense_4h_to_h|fc2|down_proj)\.weight"]
 """The three matrices of figure 6."""
-FRAMES = ("losses", "metrics", "accuracy")
+FRAMES = ("losses", "metrics", "accuracy", "curvature")
+LOCKED, CURVED = "symmetric", (0, 230)
+"""The arm whose curvature is measured, for minutes a run, and at which of the steps it kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +115,14 @@ def measure_accuracy(folder: Path, items: int | None = None) -> None:
         evaluate(Run(folder), limit=items, cache=False).to_parquet(kept, index=False)
 
 
+def measure_curvature(folder: Path) -> None:
+    """Measure how the loss curves along the copies of a run, on its held-out text, if not yet."""
+    kept, run = folder / "curvature.parquet", Run(folder)
+    if not kept.is_file():
+        frame = measure(run, metrics=["curvature", "curvature.adam"], steps=CURVED, cache=False)
+        frame.to_parquet(kept, index=False)
+
+
 def note(folder: Path, job: Job, **facts: object) -> None:
     """Say that a run is done, and its loss at the end on all that is held out."""
     text = json.dumps(dataclasses.asdict(job) | facts, indent=2)
@@ -142,16 +152,17 @@ def work(out: Path, jobs: Callable[[Path], Iterator[Job]], make: Callable[[Job],
             print((out / job.folder / DONE).read_text(encoding="utf-8"), flush=True)
 
 
-def gather(out: Path, *, command: str) -> Path:
+def gather(out: Path, *, command: str, curvature: bool = False) -> Path:
     """Write frames/: the losses and metrics of all runs that are done, and a row for each run.
 
     Args:
         out: The folder of the runs.
         command: The command that makes them again.
+        curvature: Whether to measure the curvature of locked clones, too.
 
     Returns:
-        The folder of the frames: losses, metrics, accuracy and runs as parquet, and recorded.json
-        with the command and the hashes of the four.
+        The folder of the frames: losses, metrics, accuracy, runs, and curvature if it was asked
+        for, as parquet, and recorded.json with the command and the hashes of them.
     """
     rows, tables = [], {name: [] for name in FRAMES}
     for path in sorted(out.glob(f"*/lr-*/seed-*/*/{DONE}")):
@@ -166,13 +177,18 @@ def gather(out: Path, *, command: str) -> Path:
         if found["loss"] is None:
             continue
         measure_accuracy(path.parent)
+        if curvature and job.arm == LOCKED:
+            measure_curvature(path.parent)
         for name, parts in tables.items():
+            if name == "curvature" and not (curvature and job.arm == LOCKED):
+                continue
             frame = pd.read_parquet(path.parent / f"{name}.parquet")
             if name == "metrics":  # whole spectra are long: those of figure 6 alone
                 ends = frame["step"].isin([0, frame["step"].max()])
                 frame = frame[ends | (frame["metric"] != "spectrum")]
             parts.append(frame.assign(**dataclasses.asdict(job)))
     frames = {"runs": pd.DataFrame(rows)}
+    tables = {name: parts for name, parts in tables.items() if parts or name != "curvature"}
     frames |= {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
     (out / "frames").mkdir(exist_ok=True)
     hashes = {}
@@ -185,17 +201,20 @@ def gather(out: Path, *, command: str) -> Path:
     return out / "frames"
 
 
-def script(jobs: Callable[[Path], Iterator[Job]], *, source: str, context: int) -> None:
+def script(
+    jobs: Callable[[Path], Iterator[Job]], *, source: str, context: int, curvature: bool = False
+) -> None:
     """Run a script of ``data/runs``: work its list off in a folder, or gather what is done there.
 
     Args:
         jobs: As for :func:`work`.
         source: The model whose tokenizer reads the text.
         context: Tokens in a block.
+        curvature: As for :func:`gather`.
     """
     name, out = Path(sys.argv[0]).name, Path(sys.argv[1])
     if "--frames" in sys.argv:
-        gather(out, command=f"python data/runs/{name} OUT")
+        gather(out, command=f"python data/runs/{name} OUT", curvature=curvature)
         return
     corpus = load_corpus("asv+kjv", tokenizer=load(source)[1], context=context)
     work(out, jobs, lambda job: make(job, out, corpus))

@@ -172,5 +172,7 @@ def reproduce(
     if not isinstance(corpus, Corpus):
         corpus = load_corpus(corpus, tokenizer=load(jobs[0].source)[1], context=jobs[0].context)
     work(out, lambda _: iter(jobs), lambda job: make(job, out, corpus, device=device, items=items))
-    frames = open_frames(gather(out, command=f"hcviz reproduce {claim.name} --seeds {seeds}"))
+    curved = str(claim.measure.arguments.get("metric")).startswith("curvature")
+    command = f"hcviz reproduce {claim.name} --seeds {seeds}"
+    frames = open_frames(gather(out, command=command, curvature=curved))
     return Again(claim, recorded, verdict_of(claim, frames))

@@ -44,8 +44,8 @@ def curvature_adam(
 ) -> Iterator[Row]:
     """The same as Adam sees it: D^-1/2 H D^-1/2, D its divisor of the gradient.
 
-    D is sqrt(v_hat) + eps of the checkpoint; where it keeps no moments, what the gradients of the
-    batch's rows say of it: :func:`divisor`.
+    D is sqrt(v_hat) + eps of the checkpoint; where it keeps no moments, what the gradients of a
+    text say of it: :func:`divisor`.
     """
     weights, hessian = hessian_of(model, batch)
     found = divisor(model, batch) | (moments or {})
@@ -91,8 +91,7 @@ def hessian_of(
 ) -> tuple[Weights, Product]:
     """Differentiate the loss of a text twice.
 
-    The graph of the gradient is kept, so that a product costs about two gradients. The attention is
-    the eager one, whose gradient has a gradient; float16 is computed in float32.
+    The graph of the gradient is kept, so that a product costs about two gradients.
 
     Args:
         model: A model in eval mode; it stays as it is.
@@ -102,8 +101,7 @@ def hessian_of(
     Returns:
         The parameters, and the product of their Hessian with a flat vector.
     """
-    model = copy.deepcopy(model).to(torch.promote_types(model.dtype, torch.float32))
-    model.set_attn_implementation("eager")
+    model = _twice_differentiable(model)
     weights = {name: p for name, p in model.named_parameters() if only in (None, name)}
     gradient = _gradient(model, batch, weights, create_graph=True)
 
@@ -117,24 +115,28 @@ def hessian_of(
     return weights, product
 
 
-def divisor(model: nn.Module, batch: torch.Tensor, eps: float = 1e-8) -> dict[str, torch.Tensor]:
-    """Return by tensor what Adam would divide by if its steps were batches like this one.
+def divisor(
+    model: nn.Module, text: torch.Tensor, size: int | None = None, eps: float = 1e-8
+) -> dict[str, torch.Tensor]:
+    """Return by tensor what Adam would divide by if its steps were drawn from a text.
 
-    The root of the mean square of a gradient is, entry by entry, the larger of its mean and of its
-    standard error over the rows: neither is near zero where only the other is.
+    It is the root of what the squared gradient of a step is expected to be: that of the mean, and
+    the variance over rows by the number of rows in a step.
 
     Args:
         model: A model in eval mode; it stays as it is.
-        batch: Token ids ``[batch, length]``; with one row, its gradient is all that is known.
+        text: Token ids ``[rows, length]``.
+        size: Rows in a step; None: all of these.
         eps: Added at the end.
     """
+    model = _twice_differentiable(model)
     weights = dict(model.named_parameters())
-    rows = [_gradient(model, row, weights) for row in batch.split(1)]
+    rows = [_gradient(model, row, weights) for row in text.split(1)]
     found = {}
     for name, several in zip(weights, zip(*rows, strict=True), strict=True):
         each = torch.stack(several).float()
-        error = each.std(0, correction=min(1, len(each) - 1)) / len(each) ** 0.5
-        found[name] = torch.maximum(each.mean(0).abs(), error) + eps
+        spread = each.var(0, correction=min(1, len(each) - 1)) / (size or len(each))
+        found[name] = (each.mean(0).square() + spread).sqrt() + eps
     return found
 
 
@@ -205,6 +207,13 @@ def trace(product: Product, probes: list[torch.Tensor]) -> Iterator[tuple[str, f
     found = torch.stack([probe @ product(probe) for probe in probes])
     yield "trace", found.mean().item()
     yield "trace error", found.std().item() / len(found) ** 0.5
+
+
+def _twice_differentiable(model: nn.Module) -> nn.Module:
+    """Return a copy in at least float32, with the attention whose gradient has a gradient."""
+    model = copy.deepcopy(model).to(torch.promote_types(model.dtype, torch.float32))
+    model.set_attn_implementation("eager")
+    return model
 
 
 def _gradient(model: nn.Module, batch: torch.Tensor, weights: Weights, **options):

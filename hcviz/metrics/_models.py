@@ -1,5 +1,6 @@
 """Metrics of whole models: the text they read, the source they are compared with, their rows."""
 
+import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from hcviz.cloning.declone import declone
 from hcviz.errors import HcvizError
 from hcviz.io.files import layer_of, natural
 from hcviz.io.sources import load, tokenizer_for
+from hcviz.metrics._curvature import divisor
 from hcviz.metrics._reading import code_mark, is_ours
 from hcviz.metrics._registry import METRICS, Row
 from hcviz.runs.moments import divisors, moments_mark
@@ -20,6 +22,8 @@ from hcviz.text.documents import read_documents
 
 BLOCKS, LENGTH = 4, 256
 """Of the default text: held-out blocks, and the most tokens in one."""
+STEPS = 64
+"""Blocks from which the size of gradients is taken, where a checkpoint does not keep it."""
 
 
 def measure_models(
@@ -72,7 +76,7 @@ def measure_models(
             if rows is None:
                 extras = {"source": source} if "source" in entry.needs else {}
                 if "moments" in entry.needs:
-                    extras["moments"] = divisors(run.stored(step).folder)
+                    extras["moments"] = _moments(run, step, model, batch)
                 factors = run.factors if run.is_clone else {}
                 found = entry.function(model, batch.to(model.device), run.layout, factors, **extras)
                 where = {"step": step, "part": "", "metric": label}
@@ -93,7 +97,16 @@ def _mark(run: Run, steps: Collection[int], batch: torch.Tensor | None, source: 
     return fingerprint(marks, text, source, code_mark(), factors)
 
 
-def text_of(run: Run, model: Any) -> torch.Tensor:
+def _moments(run: Run, step: int, model: Any, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return what Adam divides by: of the checkpoint, or else of steps on the run's own text."""
+    if found := divisors(run.stored(step).folder):
+        return found
+    with contextlib.suppress(HcvizError):
+        batch = text_of(run, model, STEPS)
+    return divisor(model, batch.to(model.device), run.info.get("request", {}).get("batch_size"))
+
+
+def text_of(run: Run, model: Any, blocks: int = BLOCKS) -> torch.Tensor:
     """Return the first held-out blocks of a run's corpus as its model's tokens: int64 [B, C].
 
     Raises:
@@ -114,7 +127,7 @@ def text_of(run: Run, model: Any) -> torch.Tensor:
     _, heldout = split_documents(
         documents, holdout=corpus["holdout"], seed=corpus["seed"], name=name
     )
-    return pack(heldout, tokenizer_for(model), length, f"The held-out part of {name!r}")[:BLOCKS]
+    return pack(heldout, tokenizer_for(model), length, f"The held-out part of {name!r}")[:blocks]
 
 
 def source_of(run: Run, source: Any) -> Any:

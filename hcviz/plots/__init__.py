@@ -12,6 +12,7 @@ from hcviz.plots._accuracy import accuracy, tasks
 from hcviz.plots._activations import activations, cka, heads, lens, neurons
 from hcviz.plots._animate import animate
 from hcviz.plots._cosine import cosine
+from hcviz.plots._curvature import curvature, foretold
 from hcviz.plots._differences import differences, rates
 from hcviz.plots._escape import escape
 from hcviz.plots._evolution import evolution, rank
@@ -35,9 +36,11 @@ __all__ = [
     "blocks",
     "cka",
     "cosine",
+    "curvature",
     "differences",
     "escape",
     "evolution",
+    "foretold",
     "headline",
     "heads",
     "histograms",

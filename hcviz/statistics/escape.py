@@ -1,4 +1,4 @@
-"""escape(): how fast copies part, and when they have left the symmetric part."""
+"""How fast copies part, and when they have left: measured, and foretold by a curvature."""
 
 from collections.abc import Sequence
 
@@ -101,3 +101,31 @@ def _escape(curve: pd.Series, threshold: float, between, confidence: float) -> d
         "r2": fit.rvalue**2, "first": steps[0], "last": steps[-1],
         "pivot": steps.mean(), "level": np.exp(logs.mean()),
     }  # fmt: skip
+
+
+def foretold(smallest: float, lr: float, *, momentum: float = 0.9, weight_decay: float = 0.0):
+    """Return the rate at which copies part if the loss curves along them as it does now.
+
+    With w <- (1 - lr weight_decay) w - lr m and m <- momentum m + (1 - momentum) λ w, an amplitude
+    grows by the larger root of (z - 1 + lr weight_decay)(z - momentum) = (1 - momentum) lr |λ| z in
+    a step. A sector that curves upward is left by no first step: there only the decay is counted.
+
+    Args:
+        smallest: The sector's smallest eigenvalue λ, as the optimizer sees it: that of
+            ``curvature.adam`` for AdamW, of ``curvature`` for gradient descent. Arrays are taken
+            entry by entry.
+        lr: The learning rate at this step.
+        momentum: Of the gradient: the first beta of AdamW, 0 for plain gradient descent.
+        weight_decay: Decoupled, as AdamW has it.
+
+    Returns:
+        The logarithm of the growth, per step, as the ``rate`` of :func:`escape`.
+
+    Example:
+        >>> round(float(foretold(-2.0, 0.01, momentum=0.0)), 4)  # log(1 + 0.02)
+        0.0198
+    """
+    push = (1 - momentum) * lr * np.maximum(-np.asarray(smallest, dtype=float), 0)
+    kept = 1 - lr * weight_decay
+    both = kept + momentum + push
+    return np.log((both + np.sqrt(both**2 - 4 * kept * momentum)) / 2)

@@ -33,6 +33,7 @@ FRAMES: dict[str, list[str]] = {
     "neurons": ["neurons"],
     "cka": ["cka"],
     "lens": ["lens"],
+    "curvature": ["curvature", "curvature.adam"],
 }
 """The metrics of every figure that is drawn from a measured table."""
 GRIDS, LOSSES = ("blocks", "antisymmetric"), ("loss", "speedup")

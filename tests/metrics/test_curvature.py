@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import hcviz
 from hcviz.architecture.blocks import pieces
 from hcviz.metrics import METRICS
-from hcviz.metrics._curvature import ends, hessian_of, projector, trace
+from hcviz.metrics._curvature import divisor, ends, hessian_of, projector, trace
 from hcviz.widening.twin import TrueFloat64
 
 LETTERS = {"R": ("hidden",), "H": ("kv_heads", "group"), "N": ("ffn",)}
@@ -177,6 +177,22 @@ def test_ends_and_trace_by_hand():
     assert (found["smallest"], found["largest"]) == pytest.approx((-20, 30), abs=0.01)
     probes = list(torch.randint(2, (4, 51)).double() * 2 - 1)
     assert dict(trace(lambda x: matrix @ x, probes)) == {"trace": 255, "trace error": 0}
+
+
+def test_the_divisor_is_the_root_of_the_mean_square_of_a_steps_gradient(exact):
+    """Of all steps that can be drawn, row by row, from three rows."""
+    rows = torch.cat([IDS, IDS[:1].flip(1)])
+    each = []
+    for row in rows:
+        exact.model.zero_grad()
+        logits = exact.model(input_ids=row[None]).logits[0, :-1]
+        cross_entropy(logits, row[1:]).backward()
+        each.append(torch.cat([w.grad.flatten() for w in exact.weights.values()]))
+    drawn = torch.stack([(each[i] + each[j]) / 2 for i in range(3) for j in range(3)])
+    whole = torch.stack(each)
+    expected = drawn.square().mean(0) + whole.var(0) / 2 - whole.var(0, correction=0) / 2
+    found = torch.cat([one.flatten() for one in divisor(exact.model, rows, 2, eps=0).values()])
+    torch.testing.assert_close(found.double(), expected.sqrt(), rtol=1e-4, atol=1e-7)
 
 
 def test_a_matrix_of_zeros_has_the_eigenvalue_zero():

@@ -6,6 +6,7 @@ import pytest
 
 import hcviz
 from hcviz.errors import HcvizError
+from hcviz.statistics.escape import foretold
 
 STEPS = np.array([0, 1, 2, 4, 8, 16, 32, 64])
 
@@ -83,3 +84,16 @@ def test_curves_are_means_unless_told_apart():
 def test_clear_errors(frame, options, message):
     with pytest.raises(HcvizError, match=message):
         hcviz.escape(frame, **options)
+
+
+@pytest.mark.parametrize(
+    ("curvature", "momentum", "decay"), [(-2.0, 0.9, 0.0), (-2.0, 0.0, 0.5), (3.0, 0.9, 0.5)]
+)
+def test_the_foretold_rate_is_that_of_the_steps_themselves(curvature, momentum, decay):
+    weight, moment, lr, before = 1.0, 0.0, 0.05, 1.0
+    for _ in range(400):
+        before = weight
+        moment = momentum * moment + (1 - momentum) * min(curvature, 0) * weight
+        weight = (1 - lr * decay) * weight - lr * moment
+    found = foretold(curvature, lr, momentum=momentum, weight_decay=decay)
+    assert found == pytest.approx(np.log(weight / before), rel=1e-6)
