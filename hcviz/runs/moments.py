@@ -42,7 +42,7 @@ def divisors(folder: Path) -> dict[str, torch.Tensor]:
 def _read(folder: Path, mark: tuple) -> dict[str, tuple[dict[str, torch.Tensor], dict]]:
     """Read a checkpoint's ``optimizer.pt``: by name the state and the group's numbers.
 
-    The Trainer orders parameters so: decayed weights first. In lockstep each has a group of its own.
+    The Trainer orders parameters so: decayed weights first; in lockstep, a group for each.
     """
     from transformers import AutoModelForCausalLM, Trainer
 
