@@ -13,9 +13,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy.linalg import expm
 
 import hcviz
 from hcviz import plots
+from hcviz.views.figures import FRAMES
 
 mpl.use("agg")
 HERE = Path(__file__).parent
@@ -28,16 +30,37 @@ def measured(*metrics: str) -> pd.DataFrame:
 
 
 @functools.cache
-def on_text() -> pd.DataFrame:
-    """Train the demo's arms for 40 steps in runs/pages, once, and measure whole models."""
+def on_text(figure: str) -> pd.DataFrame:
+    """Train the demo's arms for 40 steps in runs/pages, once, and measure what a figure shows."""
     out = HERE.parents[1] / "runs" / "pages"
     runs = hcviz.run_arms(out=out, steps=40, lr=1e-3, snapshots=8, eval_every=2)
-    return hcviz.measure(runs, metrics=["twins", "heads", "neurons", "cka", "lens"])
+    return hcviz.measure(runs, metrics=FRAMES[figure])
+
+
+def rearranged() -> pd.DataFrame:
+    """Part the neurons of a made-up layer's copies in three ways, ever further."""
+    rng = np.random.default_rng(0)
+    layer, other = rng.standard_normal((2, 48, 96))
+    skew, frames = np.triu(rng.standard_normal((48, 48)), 1) / 10, []
+    for step in (0, 1, 2, 4, 8, 16, 32, 48):
+        share = step / 48
+        order = [*np.roll(range(step), 1), *range(step, 48)]
+        away = share * other + (1 - share) * layer
+        second = {
+            "reordered": layer[order],
+            "turned": expm(share * (skew - skew.T)) @ layer,
+            "replaced": away,
+        }
+        wide = {name: np.concatenate([layer, copy]) for name, copy in second.items()}
+        frame = hcviz.measure_matrix(wide, read=1, metrics=FRAMES["matched"])
+        frames.append(frame.assign(step=step))
+    return pd.concat(frames, ignore_index=True)
 
 
 PICTURES = {
     "angle": lambda: plots.cosine(measured("angle"), metric="angle"),
-    "cka": lambda: plots.cka(on_text()),
+    "cka": lambda: plots.cka(on_text("cka")),
+    "cloning_r2": lambda: plots.cloning_r2(on_text("cloning_r2"), log=True),
     "cosine": lambda: plots.cosine(DEMO.metric("cosine"), log=True),
     "escape": lambda: plots.escape(DEMO.metric("ledger")),
     "evolution": lambda: plots.evolution(measured("norm", "distance", "turn", "update", "flips")),
@@ -45,11 +68,14 @@ PICTURES = {
     "marchenko_pastur": lambda: plots.spectrum(
         measured("spectrum", "marchenko_pastur"), random="symmetric", title="Against random entries"
     ),
-    "heads": lambda: plots.heads(on_text(), log=True),
-    "lens": lambda: plots.lens(on_text()),
+    "heads": lambda: plots.heads(on_text("heads"), log=True),
+    "in_context": lambda: plots.in_context(on_text("in_context")),
+    "induction": lambda: plots.induction(on_text("induction")),
+    "lens": lambda: plots.lens(on_text("lens")),
     "loss": lambda: plots.loss(DEMO.history),
-    "neurons": lambda: plots.neurons(on_text()),
-    "twins": lambda: plots.activations(on_text(), log=True),
+    "matched": lambda: plots.matched(rearranged(), title="Neurons parted by hand"),
+    "neurons": lambda: plots.neurons(on_text("neurons")),
+    "twins": lambda: plots.activations(on_text("activations"), log=True),
     "pairs": lambda: plots.pairs(DEMO.metric("pairs"), runs=["noisy 10 dB", "dropout 0.1"]),
     "ledger": lambda: plots.ledger(DEMO.metric("ledger")),
     "power_law": lambda: plots.evolution(

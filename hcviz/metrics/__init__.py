@@ -2,10 +2,13 @@
 
 from hcviz.metrics import (  # noqa: F401  (loading a file registers its metrics)
     _activations,
+    _context,
     _copies,
     _curvature,
     _evolution,
+    _explained,
     _heads,
+    _matched,
     _sectors,
     _spectra,
     _streams,

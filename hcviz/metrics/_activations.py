@@ -6,12 +6,13 @@ Shapes: T tokens of the batch, n copies, U units of the source, W units of the m
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from hcviz.architecture.axes import HEADS, NEURONS, RESIDUAL, SYMMETRY, Dim, Segment, TensorAxes
-from hcviz.architecture.blocks import pieces
+from hcviz.architecture.blocks import Blocks, pieces
 from hcviz.metrics._registry import Row, metric
 
 DEAD = 0.01
@@ -85,26 +86,36 @@ def rows_of_copies(
     factors,
     see: Callable[[torch.Tensor], Iterator[Row]],
 ) -> Iterator[Row]:
-    """Yield what ``see`` says of the activations ``[n, T, U]`` of every axis with copies.
+    """Yield what ``see`` says of the activations ``[n, T, U]`` of every axis with copies."""
+    for axis, dims in copied_places(model, layout, factors).items():
+
+        def split(path: str, seen: torch.Tensor, dims=dims) -> Iterator[Row]:
+            for blocks in unit_copies(seen, dims[path], factors):
+                yield from ({"part": blocks.part, **row} for row in see(blocks.grid()[0]))
+
+        for path, row in observed(model, batch, dims, split, outputs=axis == RESIDUAL):
+            yield {"tensor": path, "axis": axis, **row}
+
+
+def copied_places(model: nn.Module, layout: Layout, factors) -> dict[str, dict[str, Dim]]:
+    """Return by axis the modules where its units are seen, each with the dimension they fill.
 
     The residual stream is taken after each layer, heads before the attention's output projection,
     neurons before the down projection. Stacked experts, which are no modules, are left out.
     """
-    places = {
+    return {
         RESIDUAL: dict.fromkeys(layer_paths(layout), stream_dim(model, layout, factors)),
         HEADS: inner_dims(layout, HEADS),
         NEURONS: inner_dims(layout, NEURONS),
     }
-    for axis, dims in places.items():
 
-        def split(path: str, seen: torch.Tensor, dims=dims) -> Iterator[Row]:
-            text = Dim("keep", (Segment(((None, len(seen)),)),))
-            for blocks in pieces(seen, (text, Dim("read", dims[path].segments)), factors):
-                if blocks.read_copies:
-                    yield from ({"part": blocks.part, **row} for row in see(blocks.grid()[0]))
 
-        for path, row in observed(model, batch, dims, split, outputs=axis == RESIDUAL):
-            yield {"tensor": path, "axis": axis, **row}
+def unit_copies(seen: torch.Tensor, dim: Dim, factors) -> Iterator[Blocks]:
+    """Yield the pieces of activations ``[T, W]`` that have copies; their grid()[0] is [n, T, U]."""
+    text = Dim("keep", (Segment(((None, len(seen)),)),))
+    for blocks in pieces(seen, (text, Dim("read", dim.segments)), factors):
+        if blocks.read_copies:
+            yield blocks
 
 
 @torch.no_grad()
@@ -122,23 +133,35 @@ def observed(
         outputs: Show what the modules return, not what they are given.
     """
     found: list[tuple[str, object]] = []
+
+    def keep(path: str, seen: torch.Tensor) -> None:
+        found.extend((path, one) for one in see(path, seen.flatten(0, -2).double()))
+
+    with hooked(model, paths, keep, outputs=outputs):
+        model.base_model(input_ids=batch, use_cache=False)
+    yield from found
+
+
+@contextmanager
+def hooked(
+    model: nn.Module, paths: Iterable[str], see: Callable, *, outputs: bool
+) -> Iterator[None]:
+    """Show ``see`` a path and what the module there returns, or is given, while the model runs."""
     handles = []
     for path in paths:
 
         def hook(_: nn.Module, given, returned=None, *, path: str = path) -> None:
             seen = returned if outputs else given
-            seen = seen if isinstance(seen, torch.Tensor) else seen[0]
-            found.extend((path, one) for one in see(path, seen.flatten(0, -2).double()))
+            see(path, seen if isinstance(seen, torch.Tensor) else seen[0])
 
         module = model.get_submodule(path)
         register = module.register_forward_hook if outputs else module.register_forward_pre_hook
         handles.append(register(hook))
     try:
-        model.base_model(input_ids=batch, use_cache=False)
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    yield from found
 
 
 def inner_dims(layout: Layout, letter: str) -> dict[str, Dim]:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ def _pairs(part: np.ndarray, levels: Sequence[int]) -> Iterator[tuple[tuple, tup
     return itertools.combinations(itertools.product(*ranges), 2)
 
 
-def _mean_cosine(part: np.ndarray, levels: Sequence[int]) -> np.ndarray:
+def mean_cosine(part: np.ndarray, levels: Sequence[int]) -> np.ndarray:
     """Return the cosine of rows of copies, mean over the pairs: of equal ones 1.0.
 
     It is taken from their distance, which tells nearly equal ones in float32, too.
@@ -90,7 +90,7 @@ def _row_copies(weight: torch.Tensor, axes: TensorAxes, factors) -> Iterator[tup
 @np.errstate(over="ignore", invalid="ignore")
 def _row_cosines(blocks: Blocks, axes: TensorAxes, levels: range) -> np.ndarray:
     """Return the mean cosine of the copies that each row reads, ``[*written copies, rows]``."""
-    found = [_mean_cosine(part, levels) for part in _stretches(blocks, axes)]
+    found = [mean_cosine(part, levels) for part in _stretches(blocks, axes)]
     return np.concatenate(found, axis=-1)
 
 
@@ -136,15 +136,20 @@ def cosine_heads(
     their pairs.
     """
     for blocks in exact_pieces(weight, axes, factors) if len(axes) == 2 else ():
-        levels = [*blocks.copy_axes, *blocks.inner_axes]
-        where = [d for d, axis in enumerate(levels) if axis in ("kv_heads", "group")]
-        copies = [d for d in where if d < len(blocks.copy_axes)]
-        if not copies:
-            continue
-        first = blocks.view.movedim(where, tuple(range(len(where))))  # copies, heads, the rest
-        flat = first.flatten(len(where)).flatten(len(copies), -2).flatten(0, len(copies) - 1)
-        for row, value in enumerate(_mean_cosine(flat.cpu().numpy(), [0]).tolist()):
-            yield {"part": blocks.part, "row": row, "value": value}
+        if not {"kv_heads", "group"}.isdisjoint(blocks.copy_axes):
+            found = mean_cosine(units_of(blocks, ("kv_heads", "group")), [0])
+            for row, value in enumerate(found.tolist()):
+                yield {"part": blocks.part, "row": row, "value": value}
+
+
+def units_of(blocks: Blocks, names: Collection[str]) -> np.ndarray:
+    """Return the copies of the units that some axes count, ``[copies, units, all the rest]``."""
+    levels = [*blocks.copy_axes, *blocks.inner_axes]
+    where = [d for d, axis in enumerate(levels) if axis in names]
+    copies = sum(d < len(blocks.copy_axes) for d in where)
+    first = blocks.view.movedim(where, tuple(range(len(where))))  # copies, units, the rest
+    flat = first.flatten(len(where)).flatten(copies, -2).flatten(0, copies - 1)
+    return flat.cpu().numpy()
 
 
 @metric("angle", needs=("start",))

@@ -20,8 +20,8 @@ from hcviz.runs.run import Run
 from hcviz.text.corpus import pack, split_documents
 from hcviz.text.documents import read_documents
 
-BLOCKS, LENGTH = 4, 256
-"""Of the default text: held-out blocks, and the most tokens in one."""
+LENGTH = 256
+"""Most tokens in a block of the default text."""
 STEPS = 64
 """Blocks from which the size of gradients is taken, where a checkpoint does not keep it."""
 
@@ -66,19 +66,20 @@ def measure_models(
             kept[step, label] = mark, cache.get(f"{label}//{step}", mark)
     todo = {step for (step, _), (_, rows) in kept.items() if rows is None}
     compares = todo and any("source" in entry.needs for entry in entries.values())
-    source = source_of(run, source) if compares else None
+    source, text = source_of(run, source) if compares else None, batch
     for step in steps:
         model = run.model(step) if step in todo else None
-        if model is not None and batch is None:
-            batch = text_of(run, model)
+        if model is not None and text is None:
+            text = text_of(run, model)
         for label, entry in entries.items():
             mark, rows = kept[step, label]
             if rows is None:
                 extras = {"source": source} if "source" in entry.needs else {}
                 if "moments" in entry.needs:
-                    extras["moments"] = _moments(run, step, model, batch)
+                    extras["moments"] = _moments(run, step, model, text)
                 factors = run.factors if run.is_clone else {}
-                found = entry.function(model, batch.to(model.device), run.layout, factors, **extras)
+                read = text[: entry.blocks if batch is None else None].to(model.device)
+                found = entry.function(model, read, run.layout, factors, **extras)
                 where = {"step": step, "part": "", "metric": label}
                 rows = [where | {"layer": layer_of(row["tensor"])} | row for row in found]
                 cache.put(f"{label}//{step}", mark, rows)
@@ -102,12 +103,12 @@ def _moments(run: Run, step: int, model: Any, batch: torch.Tensor) -> dict[str, 
     if found := divisors(run.stored(step).folder):
         return found
     with contextlib.suppress(HcvizError):
-        batch = text_of(run, model, STEPS)
+        batch = text_of(run, model)[:STEPS]
     return divisor(model, batch.to(model.device), run.info.get("request", {}).get("batch_size"))
 
 
-def text_of(run: Run, model: Any, blocks: int = BLOCKS) -> torch.Tensor:
-    """Return the first held-out blocks of a run's corpus as its model's tokens: int64 [B, C].
+def text_of(run: Run, model: Any) -> torch.Tensor:
+    """Return the held-out blocks of a run's corpus as its model's tokens: int64 [B, C].
 
     Raises:
         HcvizError: If the corpus cannot be read again.
@@ -127,7 +128,7 @@ def text_of(run: Run, model: Any, blocks: int = BLOCKS) -> torch.Tensor:
     _, heldout = split_documents(
         documents, holdout=corpus["holdout"], seed=corpus["seed"], name=name
     )
-    return pack(heldout, tokenizer_for(model), length, f"The held-out part of {name!r}")[:blocks]
+    return pack(heldout, tokenizer_for(model), length, f"The held-out part of {name!r}")
 
 
 def source_of(run: Run, source: Any) -> Any:

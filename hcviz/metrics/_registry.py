@@ -29,6 +29,8 @@ class Entry:
     """What else it is given by keyword; names from :data:`EXTRAS`."""
     of: str = "weight"
     """What it measures: one ``weight`` after the other, or the whole ``model`` on a text."""
+    blocks: int = 4
+    """Of one of a model: how many blocks of held-out text it takes, unless a text is given."""
 
     @property
     def help(self) -> str:
@@ -40,7 +42,12 @@ METRICS: dict[str, Entry] = {}
 
 
 def metric(
-    name: str, *, needs_clone: bool = True, needs: tuple[str, ...] = (), of: str = "weight"
+    name: str,
+    *,
+    needs_clone: bool = True,
+    needs: tuple[str, ...] = (),
+    of: str = "weight",
+    blocks: int = 4,
 ) -> Callable[[Metric], Metric]:
     """Register a metric under a name for :func:`hcviz.measure`.
 
@@ -52,7 +59,7 @@ def metric(
     """
 
     def register(function: Metric) -> Metric:
-        METRICS[name] = Entry(function, needs_clone, needs, of)
+        METRICS[name] = Entry(function, needs_clone, needs, of, blocks)
         return function
 
     return register

@@ -9,8 +9,9 @@ that takes its rows from ``_frames.metric`` and its axes from ``_axes.panels``; 
 """
 
 from hcviz.plots._accuracy import accuracy, tasks
-from hcviz.plots._activations import activations, cka, heads, lens, neurons
+from hcviz.plots._activations import activations, cka, lens, neurons
 from hcviz.plots._animate import animate
+from hcviz.plots._context import in_context
 from hcviz.plots._cosine import cosine
 from hcviz.plots._curvature import curvature, foretold
 from hcviz.plots._differences import differences, rates
@@ -18,9 +19,11 @@ from hcviz.plots._escape import escape
 from hcviz.plots._evolution import evolution, rank
 from hcviz.plots._frames import kind
 from hcviz.plots._headline import headline
+from hcviz.plots._heads import heads, induction
 from hcviz.plots._heatmaps import antisymmetric, blocks, matrix_frame
 from hcviz.plots._histograms import histograms
 from hcviz.plots._loss import loss
+from hcviz.plots._matched import cloning_r2, matched
 from hcviz.plots._pairs import pairs
 from hcviz.plots._saving import save
 from hcviz.plots._sectors import sector_spectra, sectors
@@ -35,6 +38,7 @@ __all__ = [
     "antisymmetric",
     "blocks",
     "cka",
+    "cloning_r2",
     "cosine",
     "curvature",
     "differences",
@@ -44,10 +48,13 @@ __all__ = [
     "headline",
     "heads",
     "histograms",
+    "in_context",
+    "induction",
     "kind",
     "ledger",
     "lens",
     "loss",
+    "matched",
     "matrix_frame",
     "neurons",
     "pairs",

@@ -1,14 +1,21 @@
 """A thin line for every weight and a thick one for their mean, arm by arm."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
-from hcviz.plots import _axes
+from hcviz.errors import HcvizError
+from hcviz.plots import _axes, theme
 from hcviz.plots._strip import Strip
 from hcviz.plots.theme import Arm
+
+FLOOR = 1e-9
+"""A correlation or agreement nearer to 1 than this is 1: what float32 leaves is under 1e-12."""
+UNTRAINED = theme.Arm(theme.MUTED, (0, (1, 1.5)), "+")
 
 Arms = dict[str, pd.DataFrame]
 
@@ -70,6 +77,61 @@ def draw(
         marks = (number % turns, turns) if 0 < turns < len(mean) else 1
         marked = {"markevery": marks} if turns else {}
         _axes.draw(ax, mean.index.to_numpy(), y, look, label=name, zorder=3, **marked)
+
+
+def panels(
+    rows: pd.DataFrame,
+    by: str,
+    names: dict[Any, str],
+    hue: str,
+    x: str,
+    ax: Axes | Sequence[Axes] | None,
+    title: str,
+    label: str,
+    *,
+    log: bool = False,
+    sharey: bool = True,
+    columns: int = 4,
+    extra: Sequence[Any] = (),
+) -> np.ndarray:
+    """Draw every arm in a panel for each name: the mean of its weights, and each of them thin."""
+    if x not in ("step", "layer"):
+        raise HcvizError(f"x={x!r}: these figures are drawn over 'step' or 'layer'.")
+    looks = theme.arms(theme.arm_order(rows[hue]))
+    looks |= {name: UNTRAINED for name in looks if name == "source, untrained"}
+    if log:
+        apart = 1 - rows["value"]
+        label = f"1 \N{MINUS SIGN} {label}"
+        rows = rows.assign(value=apart.where(apart > FLOOR, 0.0))
+    arms = by_arm(rows, hue, looks)
+    if x == "layer":
+        arms = {name: arm[arm["step"] == arm["step"].max()] for name, arm in arms.items()}
+    axes = _axes.panels(
+        len(names),
+        ax,
+        columns=columns,
+        sharey=sharey and ax is None,
+        lines=5,
+        tall=1.0 if len(names) > 1 else 0.55,
+    )
+    cells = {key: {n: arm[arm[by] == key] for n, arm in arms.items()} for key in names}
+    found = reach(cells.values(), x)
+    for panel, key in zip(axes, names, strict=True):
+        strip = Strip(panel, found, rows["value"]) if log else None
+        draw(panel, cells[key], looks, strip, x=x)
+        if strip:
+            strip.finish("equal")
+        if x == "step":
+            _axes.step_axis(panel, rows["step"])
+        else:
+            panel.set_xlabel("layer")
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.set_title(names[key])
+    for panel in axes if not sharey else axes[:1]:
+        panel.set_ylabel(label)
+    _axes.legend(axes, looks, extra, own=ax is None)
+    _axes.titles(axes, title, own=ax is None)
+    return axes
 
 
 def _mean(rows: pd.DataFrame, x: str) -> pd.Series:

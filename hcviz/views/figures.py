@@ -29,7 +29,15 @@ FRAMES: dict[str, list[str]] = {
     "evolution": ["distance", "turn", "update", "flips"],
     "histograms": ["histogram"],
     "activations": ["twins"],
+    "cloning_r2": ["cloning_r2"],
     "heads": ["heads"],
+    "induction": ["induction"],
+    "in_context": ["in_context"],
+    "matched": [
+        name + end
+        for name in ("cosine.units", "matched", "procrustes")
+        for end in ("", ".baseline")
+    ],
     "neurons": ["neurons"],
     "cka": ["cka"],
     "lens": ["lens"],

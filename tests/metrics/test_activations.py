@@ -1,6 +1,6 @@
 """Metrics of activations: by hand, against independent formulas, on clones and on no clones.
 
-Those of `_activations`, `_heads` and `_streams`.
+Those of `_activations`, `_explained`, `_heads`, `_context` and `_streams`.
 """
 
 import math
@@ -15,7 +15,9 @@ from torch.nn.functional import cross_entropy
 import hcviz
 from hcviz.metrics import METRICS
 from hcviz.metrics._activations import DEAD, inner_dims, layer_paths, twin_correlation
-from hcviz.metrics._heads import agreement
+from hcviz.metrics._context import score
+from hcviz.metrics._explained import variances
+from hcviz.metrics._heads import agreement, prefix_matching
 from hcviz.metrics._streams import layer_logits, linear_cka
 
 FAMILIES = ("gpt_neox", "opt-350m", "llama", "gemma2", "gpt2", "phi3", "llama-one-kv")
@@ -229,3 +231,121 @@ def test_the_places_are_read_off_the_layout():
     assert layer_paths(axes) == ["model.layers.0", "model.layers.1"]
     assert [*inner_dims(axes, "H")] == [f"model.layers.{i}.self_attn.o_proj" for i in (0, 1)]
     assert [*inner_dims(axes, "N")] == [f"model.layers.{i}.mlp.down_proj" for i in (0, 1)]
+
+
+def test_variances_by_hand():
+    # two tokens, two units with two copies each: at the first token 1, 5 and 3, 5
+    copies = torch.tensor([[[1.0, 5], [0, 2]], [[3.0, 5], [4, 2]]], dtype=torch.float64)
+    within, total = variances(copies)
+    assert within == pytest.approx(2 + 0 + 8 + 0)
+    assert total == pytest.approx(2 * (11 / 3 + 8 / 3))  # of 1 5 3 5 and of 0 2 4 2
+
+
+def test_unrelated_copies_explain_nothing_and_equal_ones_all():
+    copies = torch.randn(3, 40, 500, dtype=torch.float64)
+    within, total = variances(copies)
+    assert 1 - within / total == pytest.approx(0, abs=0.02)
+    assert variances(copies[:1].expand(2, -1, -1))[0] == 0
+
+
+@pytest.mark.parametrize("name", ["opt-350m", "gemma2", "gpt2", "llama-one-kv"])
+def test_cloning_r2_of_an_exact_clone_is_one_both_ways(name):
+    found = rows("cloning_r2", clone(name))
+    assert {(row["part"], row["axis"]) for row in found} == {
+        (part, axis) for part in ("forward", "backward") for axis in "RHN"
+    }
+    assert [row["value"] for row in found] == pytest.approx([1.0] * len(found), abs=ROUNDING)
+
+
+def test_noise_that_cancels_forwards_shows_backwards():
+    found = rows("cloning_r2", clone("llama", expansion="noisy-symmetric"))
+    ahead = [row["value"] for row in found if row["part"] == "forward"]
+    back = [row["value"] for row in found if row["part"] == "backward" and row["axis"] == "N"]
+    assert ahead == pytest.approx([1.0] * len(ahead), abs=1e-6)
+    assert max(back) < 0.99
+
+
+def test_cloning_r2_against_numpy_and_autograd():
+    wide = clone("gpt_neox", expansion="noisy-diagonal")
+    path, module = "gpt_neox.layers.1.mlp.dense_4h_to_h", []
+    wide.get_submodule(path).register_forward_pre_hook(lambda _, x: module.append(x[0]))
+    value = wide(models.ids()[:1], labels=models.ids()[:1])
+    (gradient,) = torch.autograd.grad(value.loss, module[0])
+    factors = wide.config.hcviz["factors"]
+    axes = hcviz.layout(wide, factors=factors)
+    found = METRICS["cloning_r2"].function(wide, models.ids()[:1], axes, factors)
+    found = {row["part"]: row["value"] for row in found if row["tensor"] == path}
+    for part, seen in (("forward", module[0].detach()), ("backward", gradient)):
+        seen = seen[0].double().numpy()  # [T, W]; copy c of unit i is at 40 c + i
+        within = np.var([seen[:, :40], seen[:, 40:]], axis=0, ddof=1).mean()
+        assert found[part] == pytest.approx(1 - within / np.var(seen, axis=1, ddof=1).mean())
+    assert all(p.grad is None for p in wide.parameters())
+
+
+def test_a_frozen_model_has_gradients_too():
+    wide = clone("llama").requires_grad_(False)
+    assert {row["part"] for row in rows("cloning_r2", wide)} == {"forward", "backward"}
+
+
+def test_prefix_matching_by_hand():
+    # of the tokens a b c a b c: the second a, b, c look at the first b, c and at the second a
+    pattern = torch.zeros(6, 6)
+    pattern[3, 1], pattern[4, 2], pattern[5, 3] = 0.9, 0.6, 0.3
+    assert prefix_matching(pattern).item() == pytest.approx(0.6)
+    assert prefix_matching(pattern.T).item() == 0
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "gemma2", "llama-one-kv"])
+def test_induction_is_read_off_the_attention_to_drawn_tokens(name):
+    wide = clone(name)
+    found = [row for row in rows("induction", wide) if row["part"] == "heads"]
+    half = models.LENGTH // 2
+    once = torch.randint(models.VOCAB, (2, half), generator=torch.Generator().manual_seed(0))
+    wide.set_attn_implementation("eager")
+    with torch.no_grad():
+        seen = wide(torch.cat([once, once], 1), output_attentions=True).attentions
+    expected = torch.stack(seen)[..., range(half, 2 * half), range(1, half + 1)].mean((1, 3))
+    values = torch.tensor([row["value"] for row in found]).view(len(seen), -1)
+    torch.testing.assert_close(values.sort()[0], expected.sort()[0])
+    twins = {}
+    for row in found:
+        twins.setdefault((row["tensor"], row["row"]), []).append(row["value"])
+    assert all(pair == pytest.approx([pair[0]] * 2, abs=1e-6) for pair in twins.values())
+
+
+def test_induction_needs_no_clone_and_tells_the_level_of_looking_everywhere():
+    found = rows("induction", models.source("llama"), {})
+    assert {row["col"] for row in found if row["part"] == "heads"} == {0}
+    level = np.mean([1 / (t + 1) for t in range(5, 10)])
+    uniform = [row["value"] for row in found if row["part"] == "uniform"]
+    assert uniform == pytest.approx([level] * 2)
+
+
+def test_the_loss_by_position_is_the_model_s():
+    model, ids = models.source("llama"), models.ids()
+    found = rows("in_context", model, {})  # ten tokens are too few to tell late from early
+    assert {row["part"] for row in found} == {"loss"}
+    assert [row["row"] for row in found] == [*range(1, models.LENGTH)]
+    with torch.no_grad():
+        sure = model(ids).logits.log_softmax(-1)
+    for row in found:
+        t = row["row"]
+        expected = -(sure[0, t - 1, ids[0, t]] + sure[1, t - 1, ids[1, t]]) / 2
+        assert row["value"] == pytest.approx(expected.item(), rel=1e-5)
+    with torch.no_grad():
+        assert np.mean([row["value"] for row in found]) == pytest.approx(
+            model(ids, labels=ids).loss.item(), rel=1e-5
+        )
+
+
+def test_the_in_context_score_by_hand():
+    loss = torch.full((512,), 3.0)
+    loss[32:96], loss[448:] = 5.0, 1.0  # about the 50th and the 500th of 512
+    assert score(loss) == -4
+    loss[:32], loss[96:448] = 9.0, 9.0  # what is read between does not count
+    assert score(loss) == -4
+    model, ids = models.source("llama"), models.ids(length=33)
+    axes = hcviz.layout(model)
+    *found, last = METRICS["in_context"].function(model, ids, axes, {})
+    values = [row["value"] for row in found]
+    assert last["value"] == pytest.approx(np.mean(values[28:]) - np.mean(values[2:6]))

@@ -138,3 +138,56 @@ def test_speedup_draws_ratio_and_interval_and_says_them():
     assert "2x (1.5 to 2.7)" in words
     assert {"starts below it", "never reaches it"} < set(words)
     assert line(ax, "noisy 10 dB").get_xdata()[0] == ax.get_xlim()[1]
+
+
+def test_cloning_r2_has_a_row_of_panels_forwards_and_one_backwards():
+    cells = {(axis, part, None): parted for axis in "RN" for part in ("backward", "forward")}
+    axes = plots.cloning_r2(frame("cloning_r2", cells))
+    titles = [ax.get_title(loc="left") for ax in axes]
+    assert [title.split(":")[0] for title in titles] == [
+        "forward, R", "forward, N", "backward, R", "backward, N"
+    ]  # fmt: skip
+    np.testing.assert_allclose(line(axes[3], "noisy 10 dB").get_ydata(), [1, 0.9985, 0.994])
+
+
+def test_matched_draws_what_random_weights_give_as_a_level():
+    parts = [
+        frame(name, {("N", "", None): lambda *_, value=value: value})
+        for name, value in (("cosine.units", 0.2), ("matched", 1.0), ("matched.baseline", 0.4))
+    ]
+    plain, matched = plots.matched(pd.concat(parts))
+    assert plain.get_title(loc="left") == "N, as they are"
+    assert line(matched, "noisy 10 dB").get_ydata()[0] == 1.0
+    assert line(matched, "_unrelated").get_ydata()[0] == pytest.approx(0.4)
+    assert all(one.get_label() != "_unrelated" for one in plain.lines)
+
+
+def test_induction_joins_the_copies_of_a_head():
+    cells = {("H", "heads", head): (lambda *_, h=head: 0.1 + h) for head in (0, 1)}
+    copies = [
+        frame("induction", cells),
+        frame("induction", cells).assign(value=lambda f: f.value / 2),
+    ]
+    level = frame("induction", {("H", "uniform", None): lambda *_: 0.05})
+    axes = plots.induction(pd.concat([*copies, level]))
+    assert len(axes) == len(LAYERS)
+    drawn = [one for one in axes[0].lines if one.get_label() == "symmetric"]
+    assert [sorted(one.get_ydata()) for one in drawn] == [[0.05, 0.1], [0.55, 1.1]]
+    assert len(set(drawn[0].get_xdata())) == 1  # one above the other
+    assert line(axes[0], "_uniform").get_ydata()[0] == 0.05
+
+
+def test_in_context_draws_the_loss_in_bins_and_the_score_over_steps():
+    losses = pd.concat(
+        frame("in_context", {(None, "loss", row): lambda *a, row=row: 5 - a[1] / 40 - row / 100})
+        for row in range(1, 65)
+    )
+    loss = losses[losses["layer"] == 0].assign(layer=None)
+    scores = frame("in_context", {(None, "score", None): lambda *a: -a[1] / 100})
+    left, right = plots.in_context(pd.concat([loss, scores[scores["layer"] == 0]]))
+    drawn = line(left, "symmetric")
+    assert drawn.get_xdata()[0] == 1
+    np.testing.assert_allclose(drawn.get_ydata(), 4 - drawn.get_xdata() / 100)
+    np.testing.assert_allclose(line(right, "symmetric").get_ydata(), [0, -0.1, -0.4])
+    (alone,) = plots.in_context(loss, step=10)
+    np.testing.assert_allclose(line(alone, "symmetric").get_ydata()[0], 4.74)
