@@ -42,7 +42,10 @@ def main() -> None:
     table = {"arms": len(view.shown), "steps": len(view.canvas.steps)}
     table |= {"first_wall_ms": first[0][1:], "first_cpu_ms": first[1][1:]}
     table |= {"later_wall_ms": later[0], "later_cpu_ms": later[1]}
-    table |= {"picture_kb": len(view.picture.value) / 1e3, "hover_kb": len(view.hover.value) / 1e3}
+    table |= {
+        "picture_kb": len(view.picture.value) / 1e3,
+        "hover_kb": len(view.overlay.drawing) / 1e3,
+    }
     show({**table, **facts()}, options.out)
 
 

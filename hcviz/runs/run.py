@@ -13,7 +13,7 @@ from hcviz.io.forms import naming
 from hcviz.io.models import model_of
 from hcviz.io.sources import config_of, local_folder, read_model
 from hcviz.runs.places import Place, Where, find_places
-from hcviz.runs.rows import read_live, table
+from hcviz.runs.rows import WHOLE, read_frame, read_live, table
 from hcviz.runs.snapshots import Snapshots
 from hcviz.runs.state import read_info
 
@@ -140,15 +140,24 @@ class Run:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """What was measured while the run was trained, as `hcviz.measure` gives it."""
-        measured = table([]) if self.path is None else read_live(self.path)
+        """What was measured while the run was trained, or before it was recorded, as a table."""
+        if self._recording is not None:
+            recorded = read_frame(self._recording, "Fetch the recording anew.")
+            measured = table(recorded[recorded["run"] == self.name])
+        else:
+            measured = table([]) if self.path is None else read_live(self.path)
         return measured.assign(run=self.name)
 
     @property
     def cache_folder(self) -> Path | None:
         """Where measurements are kept; None without a folder, or in a recording."""
-        recording = self.path and (self.path.parent / "recorded.json").is_file()
-        return None if recording else self.path
+        return None if self._recording is not None else self.path
+
+    @property
+    def _recording(self) -> Path | None:
+        """The measurements of the recording that the run lies in."""
+        folder = self.path and self.path.parent
+        return folder / WHOLE if folder and (folder / "recorded.json").is_file() else None
 
     def names(self, step: int | None = None) -> list[str]:
         """Return the names of the stored tensors, as the model has them (tied weights once)."""

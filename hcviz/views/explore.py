@@ -1,72 +1,103 @@
-"""explore(): weights of several arms under a slider over the steps, in a notebook."""
+"""explore(): weights of several arms under one cursor over the steps, in a notebook."""
 
-import io
-from collections.abc import Sequence
+import html
+import math
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import ipywidgets as widgets
-import numpy as np
-from PIL import Image
 
+from hcviz import plots
 from hcviz.errors import HcvizError
-from hcviz.io.files import layer_of
 from hcviz.runs.run import Run
-from hcviz.views.canvas import Canvas, corners, look_again, steps_of
+from hcviz.views.canvas import Canvas
+from hcviz.views.controls import (
+    Overlay,
+    beside,
+    box,
+    check,
+    data_of,
+    encode,
+    fill,
+    named,
+    neighbour,
+    offer,
+    over,
+    parsed,
+    template,
+)
+from hcviz.views.readings import label_of, look_again, names_of, steps_of, tail
 
 MOST_ARMS = 4
-CHOICE = ("cosine", "ledger", "distance", "norm", "effective_rank", "stable_rank")
-"""The metrics on offer: numbers of a weight alone, or of a weight and its start."""
+CHOICE = (
+    "cosine ledger distance update turn flips norm angle effective_rank stable_rank participation "
+    "power_law heads twins"
+).split()
+"""The metrics on offer; a bookmark may name any other that :func:`hcviz.measure` knows."""
+SMALL = 1e9
+"""Weights with at most so many entries, all layers and steps together, are mapped unasked."""
 
 
 class View(widgets.VBox):
-    """The slider view: choose arms, a tensor and a metric; move through the steps, or play.
+    """The linked view: choose arms, a weight and a metric; move through the steps, or play.
 
-    The arrow keys move the slider. The mouse over a map shows the copies of one entry.
+    The arrow keys move the slider; over the picture, left and right move the step, up and down the
+    layer. A click in the map of layers opens that layer and step, one in a curve that step. The
+    mouse over a weight shows the copies of one entry.
     """
 
-    def __init__(self, runs: Sequence[Run]):
+    def __init__(self, runs: Sequence[Run], state: str | None = None):
         """Build the controls for runs that started from clones."""
-        self._quiet = False
-        self.runs = {run.name: run for run in runs if run.is_clone}
+        self.given, self.runs = list(runs), {run.name: run for run in runs if run.is_clone}
         if not self.runs:
             names = ", ".join(run.name for run in runs)
             raise HcvizError(
                 f"None of these runs ({names}) started from a clone: nothing to compare."
             )
+        self._quiet, self._kind, self._good = False, "", {}
         self.arms = {
-            name: widgets.Checkbox(number < 3, description=name, indent=False, layout=_wide("auto"))
-            for number, name in enumerate(self.runs)
+            name: box(name, number < MOST_ARMS - 1) for number, name in enumerate(self.runs)
         }
-        short = {"style": {"description_width": "auto"}}
-        self.layer = widgets.Dropdown(description="layer", layout=_wide("11em"), **short)
-        self.tensor = widgets.Dropdown(description="tensor", layout=_wide("22em"), **short)
-        self.metric = widgets.Dropdown(
-            options=CHOICE, description="metric", layout=_wide("14em"), **short
-        )
-        self.play = widgets.Play(interval=600, layout=_wide("auto"))
-        self.slider = widgets.SelectionSlider(
-            options=[("", -1)], description="step", layout=_wide("34em"), **short
-        )
-        self.picture = widgets.Image(format="jpeg", layout=_over(width="100%", height="auto"))
-        self.hover = widgets.HTML(layout=_over(width="100%"))
-        self.stack = widgets.GridBox([self.picture, self.hover], layout=_wide("100%"))
-        rows = (
-            [*self.arms.values()],
+        self.own, self.mapped = box("own scales", False), box("all layers", True)
+        self.layer = widgets.Dropdown(**named("layer", "11em"))
+        self.tensor = widgets.Dropdown(**named("tensor", "22em"))
+        self.metric = widgets.Dropdown(options=CHOICE, **named("metric", "14em"))
+        self.play = widgets.Play(interval=600, layout={"width": "auto"})
+        self.slider = widgets.SelectionSlider(options=[("", -1)], **named("step", "34em"))
+        self.picture = widgets.Image(format="jpeg", layout=over(width="100%", height="auto"))
+        self.overlay = Overlay(layout=over(width="100%"))
+        self.stack = widgets.GridBox([self.picture, self.overlay], layout={"width": "100%"})
+        later = {"continuous_update": False}
+        self.bookmark = widgets.Text(**later, **named("bookmark", "64em"))
+        self.stem = widgets.Text("figures/explore", **named("save as", "22em"))
+        self.button = widgets.Button(description="save", layout={"width": "auto"})
+        self.said = widgets.HTML()
+        above = (
+            [*self.arms.values(), self.own, self.mapped],
             [self.layer, self.tensor, self.metric],
             [self.play, self.slider],
         )
-        boxes = [
-            widgets.HBox(row, layout={"flex_flow": "row wrap", "grid_gap": "0 1em"}) for row in rows
-        ]
-        super().__init__([*boxes, self.stack])
+        below = ([self.bookmark], [self.stem, self.button, self.said])
+        super().__init__([*map(beside, above), self.stack, *map(beside, below)])
+        self.mapped.value = self._entries(self._layers(self._first())) <= SMALL
+        self._open({} if state is None else parsed(state))
+        self._connect()
+
+    def _connect(self) -> None:
+        """Have every control do its work; what cannot be done is said under the picture."""
         widgets.link((self.play, "value"), (self.slider, "index"))
-        followers = [(box, self._choose_arms) for box in self.arms.values()]
-        followers += [(self.layer, self._choose_layer), (self.tensor, self._choose)]
-        followers += [(self.metric, self._choose), (self.slider, self._redraw)]
-        for widget, follow in followers:
-            widget.observe(lambda _, follow=follow: self._quiet or follow(), "value")
-        self._choose_arms()
+        boxes = [*self.arms.values(), self.own, self.mapped]
+        for widget in (*boxes, self.layer, self.tensor, self.metric):
+            widget.observe(lambda _: self._try(self._open), "value")
+        self.slider.observe(lambda _: self._try(self._redraw), "value")
+        self.bookmark.observe(
+            lambda change: self._try(lambda: self._open(parsed(change["new"]))), "value"
+        )
+        self.overlay.on_event(lambda event: self._try(lambda: self._go(event)))
+        self.button.on_click(lambda _: self._try(self._save))
 
     @property
     def shown(self) -> list[Run]:
@@ -76,155 +107,194 @@ class View(widgets.VBox):
 
     @property
     def names(self) -> list[str]:
-        """The matrices that all arms on show have."""
-        first, *others = self.shown
-        names = [name for name in first.names() if has_blocks(first, name)]
-        names = [name for name in names if all(has_blocks(run, name) for run in others)]
+        """The matrices that all arms on show have, or were measured of."""
+        first, *others = map(names_of, self.shown)
+        names = [name for name in first if all(name in other for other in others)]
         if not names:
             shown = ", ".join(run.name for run in self.shown)
             raise HcvizError(f"No matrix with whole copies is in all of {shown}. Show fewer arms.")
         return names
 
+    @property
+    def state(self) -> str:
+        """What is on show, as a short text that opens it again; it can be set."""
+        return urlencode(self._now(), doseq=True)
+
+    @state.setter
+    def state(self, text: str) -> None:
+        good = self._good
+        try:
+            self._open(parsed(text))
+        except HcvizError:
+            self._open(good)
+            raise
+
+    def save(self, stem: str | Path) -> dict[str, Path]:
+        """Write what is on show as ``stem.png``, ``.svg``, ``.csv`` and ``.json`` with the command.
+
+        Args:
+            stem: As `hcviz.plots.save` takes it.
+
+        Raises:
+            HcvizError: If the place cannot be written.
+        """
+        self.canvas.draw(self.slider.value)
+        places = [str(run.path) for run in self.given]
+        call = f"hcviz.explore({places!r}, state={self.state!r}).save({str(stem)!r})"
+        return plots.save(
+            self.canvas.figure,
+            stem,
+            data=data_of(self.canvas, self.slider.value),
+            command=f"python -c {shlex.quote(f'import hcviz; {call}')}",
+        )
+
     def frames(self, most: int = 3) -> dict[str, list[bytes]]:
         """Return the picture of every step as PNG, by tensor, for a page without a kernel.
 
         Args:
-            most: How many tensors: the one on show, then others.
+            most: How many tensors: the one on show, then others whose weights were kept.
         """
-        names = [self.tensor.value, *(n for n in self.names if n != self.tensor.value)][:most]
-        canvases = {name: Canvas(self.shown, name, self.metric.value) for name in names}
+        others = [name for name in self.names if name != self.tensor.value and self._is_kept(name)]
+        canvases = {name: self._canvas(name) for name in [self.tensor.value, *others][:most]}
         return {
             name: [encode(one.draw(s).quantize(128)) for s in one.steps]
             for name, one in canvases.items()
         }
 
-    def _choose_arms(self) -> None:
-        """Offer the layers of the arms, keeping what was chosen where they have it."""
-        look_again(self.shown)
-        self._offer(self.layer, dict.fromkeys(label_of(name) for name in self.names))
-        self._choose_layer()
+    def _now(self) -> dict[str, Any]:
+        """Return what is chosen, in the words of a bookmark."""
+        return {
+            "arm": [run.name for run in self.shown],
+            "layer": self.layer.value,
+            "tensor": tail(self.tensor.value),
+            "metric": self.metric.value,
+            "step": str(self.slider.value),
+            "scale": "own" if self.own.value else "one",
+        }
 
-    def _choose_layer(self) -> None:
-        """Offer the tensors of the layer, the one of the same kind first chosen."""
-        here = {name: tail(name) for name in self.names if label_of(name) == self.layer.value}
-        kind = tail(self.tensor.value or "")
-        same = next((name for name, short in here.items() if short == kind), None)
-        self._offer(self.tensor, here, same)
-        self._choose()
+    def _is_kept(self, name: str) -> bool:
+        return all(steps_of(run, name) for run in self.shown)
 
-    def _choose(self) -> None:
-        """Draw the figure once for a choice; a move of the slider then only exchanges its data."""
-        self.canvas = Canvas(self.shown, self.tensor.value, self.metric.value)
-        self.cells = hover_template(self.canvas)
-        self.stack.layout.grid_template_columns = f"minmax(0, {self.canvas.size[0]}px)"
-        if [value for _, value in self.slider.options] != self.canvas.steps:
-            self._offer(self.slider, dict.fromkeys(self.canvas.steps), self.canvas.steps[-1])
-            self.play.max = len(self.canvas.steps) - 1
-            self.play.value = self.slider.index
-        self._redraw()
+    def _first(self) -> str:
+        """Return the weight to begin with: one that was kept, and in a layer, if there is any."""
+        return min(self.names, key=lambda one: (not self._is_kept(one), label_of(one) == "none"))
 
-    def _offer(self, choice: widgets.Widget, values: dict, wanted: Any = None) -> None:
-        """Set what there is to choose, keeping the choice where it is there still."""
-        kept = choice.value
+    def _layers(self, name: str) -> list[str]:
+        """Return the weights of the same kind in all layers; outside of them the kind before."""
+        if label_of(name) != "none":
+            self._kind = tail(name)
+        return [n for n in self.names if tail(n) == self._kind and label_of(n) != "none"]
+
+    def _entries(self, names: Sequence[str]) -> float:
+        """Return how many numbers the snapshots of some weights hold."""
+        return sum(
+            len(steps_of(run, name)) * math.prod(dim.wide_size(run.factors) for dim in dims)
+            for run in self.shown
+            for name, dims in ((name, run.layout[name]) for name in names)
+        )
+
+    def _canvas(self, name: str) -> Canvas:
+        layers = self._layers(name) if self.mapped.value else []
+        return Canvas(self.shown, name, self.metric.value, layers, own=self.own.value)
+
+    def _open(self, asked: Mapping[str, Any] | None = None) -> None:
+        """Offer what the arms have; show what is asked, for the rest what was chosen.
+
+        The figure is drawn once; a move of the slider then only exchanges its data.
+        """
+        asked = asked or {}
         self._quiet = True
-        choice.options = [(str(label or value), value) for value, label in values.items()]
-        choice.value = next(one for one in (kept, wanted, *values) if one in values)
-        self._quiet = False
+        try:
+            for name in asked.get("arm", ()):
+                check("arm", name, self.arms)
+            for name, box in self.arms.items() if "arm" in asked else ():
+                box.value = name in asked["arm"]
+            if check("scale", asked.get("scale", "one"), ("one", "own")) and "scale" in asked:
+                self.own.value = asked["scale"] == "own"
+            look_again(self.shown)
+            labels = {label_of(name): label_of(name) for name in self.names}
+            offer(self.layer, labels, asked.get("layer"), label_of(self._first()))
+            here = {tail(n): n for n in self.names if label_of(n) == self.layer.value}
+            offer(self.tensor, here, asked.get("tensor"), here.get(self._kind))
+            metrics = dict.fromkeys([*CHOICE, asked.get("metric", self.metric.value)])
+            offer(self.metric, {name: name for name in metrics}, asked.get("metric"))
+            self.canvas = self._canvas(self.tensor.value)
+            steps = {str(step): step for step in self.canvas.steps}
+            offer(self.slider, steps, asked.get("step"), self.canvas.steps[-1])
+            self.play.max = len(steps) - 1
+            self.play.value = self.slider.index
+        finally:
+            self._quiet = False
+        self.cells = template(self.canvas)
+        self.stack.layout.grid_template_columns = f"minmax(0, {self.canvas.size[0]}px)"
+        self._redraw()
 
     def _redraw(self) -> None:
         """Show the chosen step."""
         step = self.slider.value
         # JPEG takes a third of the time of PNG
         self.picture.value = encode(self.canvas.draw(step), "jpeg", quality=85, subsampling=0)
-        grids = [corners(run, self.canvas.name, step) for run in self.canvas.runs]
-        values = np.concatenate([grid.transpose(2, 3, 0, 1).ravel() for grid in grids])
-        self.hover.value = self.cells % tuple(values.tolist())
+        self.overlay.drawing = fill(self.cells, self.canvas, step)
+        self._good, self._quiet = self._now(), True
+        self.bookmark.value = self.state
+        self._quiet = False
+
+    def _try(self, act: Callable[[], Any]) -> None:
+        """Do what a control asks; where that fails, say why and show what was shown before."""
+        if self._quiet:
+            return
+        good = self._good
+        try:
+            self.said.value = act() or ""
+        except HcvizError as error:
+            self.said.value = html.escape(str(error))
+            self._open(good)
+
+    def _go(self, event: Mapping[str, Any]) -> None:
+        """Follow a click or an arrow key on the picture."""
+        if "key" in event:
+            across = {"Left": -1, "Right": 1}.get(event["key"], 0)
+            down = {"Up": -1, "Down": 1}.get(event["key"], 0)
+            asked = {
+                "step": neighbour(self.canvas.steps, self.slider.value, across),
+                "layer": neighbour([v for _, v in self.layer.options], self.layer.value, down),
+            }
+        else:
+            asked = self.canvas.at(event["x"], event["y"])
+        if asked.get("layer", self.layer.value) != self.layer.value:
+            self._open({key: str(value) for key, value in asked.items()})
+        elif asked:
+            self.slider.value = asked["step"]
+
+    def _save(self) -> str:
+        written = self.save(self.stem.value)
+        return html.escape(f"saved {', '.join(map(str, written.values()))}")
 
 
-def _wide(width: str) -> dict[str, str]:
-    return {"width": width}
+def explore(
+    run: Run | str | Path | Sequence[Run | str | Path], *, state: str | None = None
+) -> View:
+    """Show the weights of training runs side by side under one cursor over the steps.
 
-
-def _over(**layout: str) -> dict[str, str]:
-    """Return a layout that puts a widget into the one cell of a grid, above those before it."""
-    return {"grid_area": "1 / 1 / 2 / 2", "margin": "0", **layout}
-
-
-def encode(image: Image.Image, kind: str = "png", **options: Any) -> bytes:
-    """Return a picture as the bytes of a file."""
-    image.save(buffer := io.BytesIO(), kind, **options)
-    return buffer.getvalue()
-
-
-def label_of(name: str) -> str:
-    """Return the layer that a tensor's name tells, as a label."""
-    layer = layer_of(name)
-    return "none" if layer is None else str(layer)
-
-
-def tail(name: str) -> str:
-    """Return what a tensor is called inside its layer."""
-    head, number, rest = name.partition(f".{label_of(name)}.")
-    return (rest if number else head).removesuffix(".weight")
-
-
-def has_blocks(run: Run, name: str) -> bool:
-    """Tell whether a tensor is an unfused matrix with copies, all equally often."""
-    dims = run.layout.get(name, ())
-    if len(dims) != 2 or any(len(dim.segments) > 1 for dim in dims):
-        return False
-    factors = [n for dim in dims for n in dim.segments[0].copies(run.factors)]
-    return bool(factors) and all(n == int(n) for n in factors) and bool(steps_of(run, name))
-
-
-def hover_template(canvas: Canvas) -> str:
-    """Return transparent cells to lie over the maps; the title of each has room for all its copies.
-
-    The cells of a block are defined once and used for every block of both maps.
-    """
-    wide, tall = canvas.size
-    parts = [f'<svg viewBox="0 0 {wide} {tall}" style="display:block" fill="transparent">']
-    for number, (run, places) in enumerate(zip(canvas.runs, canvas.places(), strict=True)):
-        written, read, rows, cols = corners(run, canvas.name, canvas.steps[0]).shape
-        mark = f"hcviz-{id(canvas)}-{number}"
-        copies = "\n".join(["   ".join(["%+.5f"] * read)] * written)
-        parts.append(f'<defs><g id="{mark}">')
-        parts += [
-            f'<rect x="{col}" y="{row}" width="1" height="1">'
-            f"<title>row {row}, column {col} of each copy:\n{copies}</title></rect>"
-            for row in range(rows)
-            for col in range(cols)
-        ]
-        parts.append("</g></defs>")
-        for left, top, width, height in places:
-            x, y = width / (read * cols), height / (written * rows)
-            parts += [
-                f'<use href="#{mark}" transform="translate({left + j * cols * x:.1f} '
-                f'{top + i * rows * y:.1f}) scale({x:.3f} {y:.3f})"/>'
-                for i in range(written)
-                for j in range(read)
-            ]
-    return "".join([*parts, "</svg>"])
-
-
-def explore(run: Run | str | Path | Sequence[Run | str | Path]) -> View:
-    """Show the weights of training runs side by side under a slider over the steps.
-
-    Above: a corner of every block. Below: each block minus the mean of its copies, on the arm's own
-    scale; a locked weight shows nothing there. Right: a metric over the steps, and the singular
-    values. Only the tensors on show are read.
+    Left, for every arm: a metric of each layer over the steps, a corner of every block of a weight,
+    and each block minus the mean of its copies; a locked weight shows nothing there. Right: the
+    loss, cosine, ledger and the metric over the steps, and the singular values, thin those of the
+    first step. A click in the map of layers opens that layer and step. Only the weights on show are
+    read, and those of their kind for the map of layers.
 
     Args:
         run: A run, its folder, or several (an arm each); runs without a clone are left out.
+        state: The bookmark of a view, its ``state``; opens what that showed.
 
     Returns:
         A widget; the last expression of a notebook cell shows it.
 
     Raises:
-        HcvizError: If no run started from a clone.
+        HcvizError: If no run started from a clone, or the bookmark names what is not there.
 
     Example:
         >>> view = explore(["runs/demo/symmetric", "runs/demo/dropout-0.1"])  # doctest: +SKIP
+        >>> explore("runs/demo/symmetric", state="layer=2&metric=ledger&step=19")  # doctest: +SKIP
     """
     runs = run if isinstance(run, list | tuple) else [run]
-    return View([one if isinstance(one, Run) else Run(one) for one in runs])
+    return View([one if isinstance(one, Run) else Run(one) for one in runs], state)

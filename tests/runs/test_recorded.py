@@ -39,3 +39,14 @@ def test_half_of_the_values_stay_zero_without_a_reason(demo):
     empty = (share < 1e-6).groupby(last["run"]).mean()
     assert empty["symmetric"] == 0.5
     assert empty["noisy 10 dB"] == 0
+
+
+def test_a_recorded_run_knows_what_was_measured_of_the_whole_run(demo):
+    run = demo.runs[1]
+    frame = demo.frame[demo.frame["run"] == run.name]
+    assert len(run.names()) == 1
+    assert len(run.metrics) == len(frame)
+    asked = {"metrics": ["cosine"], "tensors": "layers.0.*dense_h_to_4h", "steps": [1200]}
+    wanted = frame.query("metric == 'cosine' and layer == 0 and step == 1200")
+    wanted = wanted[wanted["tensor"].str.contains("dense_h_to_4h")]
+    assert hcviz.measure(run, **asked)["value"].tolist() == wanted["value"].tolist()

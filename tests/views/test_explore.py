@@ -1,53 +1,24 @@
 """The slider view: what it offers, and that a move changes the picture."""
 
+import html
 import io
+import json
+import shlex
 import shutil
-from xml.etree import ElementTree
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-import tiny
-import torch
 from PIL import Image
 from safetensors.torch import save_file
 
 import hcviz
 from hcviz.errors import HcvizError
-from hcviz.plots.grids import CORNER
-from hcviz.views import canvas
 from hcviz.views import explore as exploring
+from hcviz.views import readings
 
 NORM = "gpt_neox.final_layer_norm.weight"
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("explore")
-    corpus = tiny.write_text(folder)
-    small = tiny.model("gpt_neox", hidden_size=32)
-    starts = {"source": small, "plain": hcviz.clone(small)}
-    starts["noisy"] = hcviz.clone(small, expansion="noisy-symmetric")
-    return [
-        hcviz.train(
-            model,
-            out=folder / name,
-            corpus=corpus,
-            tokenizer=tiny.tokenizer(),
-            steps=3,
-            snapshots=3,
-            batch_size=2,
-            context=16,
-            eval_blocks=2,
-            lr=1e-2,
-            progress=False,
-        )
-        for name, model in starts.items()
-    ]
-
-
-@pytest.fixture
-def view(runs):
-    return hcviz.explore(runs)
 
 
 def pixels(view):
@@ -61,6 +32,8 @@ def choices(dropdown):
 def test_it_offers_the_clones_their_layers_and_matrices(view):
     assert list(view.arms) == ["plain", "noisy"]
     assert choices(view.layer) == ["none", "0", "1"]
+    assert view.layer.value == "0"
+    view.layer.value = "none"
     assert "lm_head.weight" in choices(view.tensor)
     assert not [name for name in view.names if "norm" in name or "bias" in name]
     assert choices(view.slider) == view.runs["plain"].steps
@@ -95,6 +68,7 @@ def test_playing_moves_the_slider_and_the_slider_the_play(view):
 
 def test_choosing_keeps_tensor_and_step(view):
     view.slider.value = 0
+    view.layer.value = "none"
     view.tensor.value = "lm_head.weight"
     before = pixels(view)
     view.arms["plain"].value = False
@@ -106,72 +80,148 @@ def test_choosing_keeps_tensor_and_step(view):
     assert [run.name for run in view.shown] == ["plain"]
 
 
-def test_a_locked_weight_shows_nothing_that_sets_its_copies_apart(view):
-    view.layer.value = "0"
-    view.tensor.value = "gpt_neox.layers.0.mlp.dense_h_to_4h.weight"
-    (_, plain), (_, noisy) = view.canvas.maps
-    assert not np.asarray(plain.get_array()).any()
-    assert plain.axes.get_title() == "apart: locked"
-    assert np.asarray(noisy.get_array()).any()
+def where(view, ax, x, y):
+    """Return the place in the picture of a point in axes, as the browser sends it."""
+    wide, tall = view.canvas.size
+    across, up = ax.transData.transform((x, y))
+    return {"x": across / wide, "y": 1 - up / tall}
 
 
-@pytest.mark.parametrize("metric", exploring.CHOICE)
-def test_the_curve_is_what_measure_says(view, metric):
-    view.metric.value = metric
-    frame = hcviz.measure(
-        view.shown, metrics=[metric], tensors=[f"^{view.tensor.value}$"], progress=False
-    )
-    for run, lines in zip(view.shown, view.canvas.curves, strict=True):
-        rows = frame[frame["run"] == run.name]
-        found = {(axis, step): v for axis, line in lines.items() for step, v in line.items()}
-        wanted = rows.assign(axis=rows["axis"].fillna("")).groupby(["axis", "step"])["value"].mean()
-        assert found == pytest.approx(wanted.to_dict(), nan_ok=True)
-        assert found
+def test_a_click_in_the_map_opens_that_layer_and_step(view):
+    kind = readings.tail(view.tensor.value)
+    send = view.overlay._handle_custom_msg
+    send(where(view, view.canvas.overviews[1], 1.3, 0.8), [])
+    assert (view.layer.value, view.slider.value) == ("1", view.canvas.steps[1])
+    assert readings.tail(view.tensor.value) == kind
+    before = view.canvas
+    send(where(view, before.overviews[0], 0, 1), [])
+    assert view.slider.value == before.steps[0]
+    assert view.canvas is before  # the layer is the same: only the cursor moves
+    send(where(view, before.panels["cosine"], 2.9, 0.99), [])
+    assert view.slider.value == 3
+    send({"x": 0.001, "y": 0.999}, [])
+    assert (view.layer.value, view.slider.value) == ("1", 3)
 
 
-def test_spectrum_is_that_of_the_matrix(view):
-    run, name = view.shown[1], view.tensor.value
-    values = torch.linalg.svdvals(run.tensor(name, 3).double())
-    # a Gram matrix in float64 is good to sqrt(2e-16), 1.5e-8 of the largest
-    assert canvas.spectrum(run, name, 3) == pytest.approx(
-        (values / values[0]).clamp_min(canvas.FLOOR).numpy(), abs=2e-8
-    )
+def test_arrow_keys_move_step_and_layer(view):
+    view.state = f"layer=0&step={view.canvas.steps[0]}"
+    for key, wanted in (
+        ("Right", ("0", 1)),
+        ("Down", ("1", 1)),
+        ("Up", ("0", 1)),
+        ("Left", ("0", 0)),
+    ):
+        view.overlay._handle_custom_msg({"key": key}, [])
+        assert (view.layer.value, view.canvas.steps.index(view.slider.value)) == wanted
+    view.overlay._handle_custom_msg({"key": "Left"}, [])
+    assert view.slider.value == view.canvas.steps[0]
 
 
-def test_a_large_matrix_shows_the_top_of_its_spectrum():
-    class Large:
-        """A run of one diagonal matrix, whose singular values are known."""
+def test_a_bookmark_opens_what_was_shown(runs, view):
+    view.arms["plain"].value = False
+    view.layer.value = "1"
+    view.tensor.value = "gpt_neox.layers.1.attention.dense.weight"
+    view.metric.value = "norm"
+    view.own.value = True
+    view.slider.value = 1
+    assert view.bookmark.value == view.state
+    again = hcviz.explore(runs, state=view.state)
+    assert again.state == view.state
+    assert np.array_equal(pixels(again), pixels(view))
+    again.bookmark.value = "arm=plain&step=3&metric=cosine.rows"  # the rest stays
+    assert [run.name for run in again.shown] == ["plain"]
+    assert again.tensor.value == view.tensor.value
+    assert (again.slider.value, again.metric.value) == (3, "cosine.rows")
 
-        values = torch.logspace(0, -9, canvas.LARGE + 1)
-        steps = (0,)
 
-        def stored(self, step):
-            return ["weight"]
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("layer=7", r"no layer '7'.* none, 0, 1"),
+        ("step=2000", "no step '2000'"),
+        ("arm=nobody", "no arm 'nobody'.* plain, noisy"),
+        ("metric=cosign", "cosign"),
+        ("colour=red", "bookmark 'colour=red'.* entry 'colour'"),
+        ("whatever", "bookmark 'whatever' cannot be read"),
+    ],
+)
+def test_a_bookmark_of_what_is_not_there_changes_nothing(view, state, said):
+    before = view.state
+    with pytest.raises(HcvizError, match=said):
+        view.state = state
+    assert view.state == view.bookmark.value == before
 
-        def tensor(self, name, step):
-            return torch.diag(self.values.flip(0))
 
-    top = canvas.spectrum(Large(), "weight", 0)
-    assert len(top) == canvas.TOP < canvas.LARGE
-    assert top[:4] == pytest.approx(Large.values[:4].numpy(), rel=0.02)
+def test_a_bookmark_that_is_typed_wrong_is_said_and_taken_back(view):
+    before = view.state
+    view.bookmark.value = "layer=7"
+    assert "no layer '7'" in html.unescape(view.said.value)
+    assert view.state == view.bookmark.value == before
+    view.slider.value = view.canvas.steps[0]
+    assert view.said.value == ""
 
 
-def test_hover_tells_the_copies_of_an_entry(view):
+def test_what_is_shown_is_saved_with_data_and_command(view, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    view.slider.value = 1
+    view.metric.value = "norm"
+    view.button.click()
+    paths = {end: Path(f"figures/explore.{end}") for end in ("png", "svg", "csv", "json")}
+    first = {end: path.read_bytes() for end, path in paths.items()}
+    assert "figures/explore.svg" in view.said.value
+    frame = pd.read_csv(paths["csv"])
+    assert set(frame["metric"]) >= {"loss", "cosine", "ledger", "norm"}
+    last = frame[frame["metric"].str.startswith("weight")].iloc[-1]
+    grid = readings.corners(view.shown[-1], view.tensor.value, 1)
+    assert (last["step"], last["value"]) == (1, pytest.approx(grid[-1, -1, -1, -1]))
+    for path in paths.values():
+        path.unlink()
+    python, flag, code = shlex.split(json.loads(first["json"])["command"])
+    assert (python, flag) == ("python", "-c")
+    exec(code)
+    assert {end: path.read_bytes() for end, path in paths.items()} == first
+    before = pixels(view)
     view.slider.value = 3
-    drawing = ElementTree.fromstring(view.hover.value)
-    groups = list(drawing.iter("g"))
-    assert len(groups) == len(view.shown)
-    grid = view.runs["noisy"].blocks(view.tensor.value, 3)
-    corner = [min(size, CORNER) for size in grid.shape[2:]]
-    titles = [title.text for title in groups[1].iter("title")]
-    assert len(titles) == corner[0] * corner[1]
-    row, col = 2, 5
-    said = titles[row * corner[1] + col].split(":\n")
-    assert said[0] == "row 2, column 5 of each copy"
-    found = [[float(word) for word in line.split()] for line in said[1].splitlines()]
-    assert np.allclose(found, grid[:, :, row, col], atol=6e-6)  # five digits
-    uses = [use for use in drawing.iter("use") if use.get("href") == f"#{groups[1].get('id')}"]
-    assert len(uses) == 2 * grid.shape[0] * grid.shape[1]
+    view.slider.value = 1
+    assert np.array_equal(pixels(view), before)  # the saving left the picture as it was
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return hcviz.explore(hcviz.recorded("demo").runs)
+
+
+def test_a_recording_has_all_layers_and_says_which_weights_were_not_kept(recorded):
+    assert choices(recorded.layer) == ["none", "0", "1", "2", "3"]
+    assert (recorded.layer.value, recorded.tensor.label) == ("2", "attention.dense")
+    assert len(recorded.canvas.maps) == 3
+    frame = hcviz.recorded("demo").metric("cosine")
+    name = "gpt_neox.layers.0.attention.dense.weight"
+    values = frame[(frame["tensor"] == name) & (frame["run"] == "noisy 10 dB")]["value"]
+    assert np.allclose(recorded.canvas.overviews[1].images[0].get_array()[0], values)
+    recorded.layer.value = "0"
+    assert not recorded.canvas.maps
+    assert {text.get_text() for ax in recorded.canvas.figure.axes for text in ax.texts} >= {
+        "weight not kept"
+    }
+    assert recorded.canvas.curves[1][""][1200] == values.iloc[-1]
+
+
+def test_what_cannot_be_measured_is_said_and_the_metric_stays(recorded):
+    recorded.state = "layer=2&metric=cosine"
+    recorded.metric.value = "heads"
+    assert "need a whole model" in recorded.said.value
+    assert recorded.metric.value == "cosine"
+
+
+def test_a_large_kind_of_weights_is_mapped_when_it_is_asked(runs, monkeypatch):
+    monkeypatch.setattr(exploring, "SMALL", 100)
+    view = hcviz.explore(runs)
+    assert not view.mapped.value
+    assert not view.canvas.layers
+    assert view.overlay._handle_custom_msg(where(view, view.canvas.overviews[0], 0, 0), []) is None
+    view.mapped.value = True
+    assert len(view.canvas.layers) == 2
 
 
 def test_only_the_tensors_on_show_are_read(runs, monkeypatch):
@@ -182,7 +232,8 @@ def test_only_the_tensors_on_show_are_read(runs, monkeypatch):
     )
     view = hcviz.explore([hcviz.Run(run.path) for run in runs])
     view.slider.value = 0
-    assert read == {view.tensor.value}
+    kind = {view.tensor.value, view.tensor.value.replace(".0.", ".1.")}
+    assert {view.tensor.value} <= read <= kind  # what was measured before is not read again
 
 
 def test_frames_are_the_pictures_of_every_step(view):
@@ -216,7 +267,7 @@ def test_a_run_that_goes_on_is_looked_at_again(runs, tmp_path):
     run = hcviz.Run(shutil.copytree(runs[2].path, tmp_path / "noisy"))
     before = hcviz.explore([run])
     name, steps = before.tensor.value, before.canvas.steps
-    first = canvas.corners(run, name, steps[0])
+    first = readings.corners(run, name, steps[0])
     shutil.copytree(run.path / f"checkpoint-{steps[-1]}", run.path / "checkpoint-7")
     shutil.copy(
         run.path / f"checkpoint-{steps[-1]}" / "model.safetensors",
@@ -224,4 +275,4 @@ def test_a_run_that_goes_on_is_looked_at_again(runs, tmp_path):
     )
     after = hcviz.explore([run])
     assert after.canvas.steps == [*steps, 7]
-    assert not np.array_equal(canvas.corners(run, name, steps[0]), first)
+    assert not np.array_equal(readings.corners(run, name, steps[0]), first)

@@ -1,0 +1,184 @@
+"""The parts of explore(): what lies over its picture, its data, controls and bookmarks."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qs
+
+import anywidget
+import ipywidgets as widgets
+import numpy as np
+import pandas as pd
+import traitlets
+from PIL import Image
+
+from hcviz.errors import HcvizError
+from hcviz.plots import grids
+from hcviz.runs.rows import table
+from hcviz.runs.run import Run
+from hcviz.views.canvas import Canvas
+from hcviz.views.readings import corners, spectrum
+
+STATE = ("arm", "layer", "tensor", "metric", "step", "scale")
+"""What a bookmark may say; only ``arm`` more than once."""
+
+
+class Overlay(anywidget.AnyWidget):
+    """A transparent drawing that tells where it was clicked, and which arrow key was pressed.
+
+    A click sends ``{"x": 0.25, "y": 0.5}``, shares of width and height, a key ``{"key": "Left"}``.
+    """
+
+    _esm = """
+    function render({ model, el }) {
+      const show = () => { el.innerHTML = model.get("drawing"); };
+      model.on("change:drawing", show);
+      show();
+      el.tabIndex = 0;
+      el.setAttribute("role", "application");
+      el.setAttribute("aria-label", model.get("label"));
+      el.dataset.lmSuppressShortcuts = "true";  // or JupyterLab takes the arrow keys
+      el.addEventListener("click", (event) => {
+        const box = el.getBoundingClientRect();
+        model.send({
+          x: (event.clientX - box.left) / box.width, y: (event.clientY - box.top) / box.height,
+        });
+      });
+      el.addEventListener("keydown", (event) => {
+        if (!event.key.startsWith("Arrow")) return;
+        event.preventDefault();
+        event.stopPropagation();
+        model.send({ key: event.key.slice(5) });
+      });
+    }
+    export default { render };
+    """
+    drawing = traitlets.Unicode().tag(sync=True)
+    label = traitlets.Unicode().tag(sync=True)
+
+    def on_event(self, act: Callable[[dict[str, Any]], None]) -> None:
+        """Have a function called with every click and key."""
+        self.on_msg(lambda _, content, __: act(content))
+
+
+def template(canvas: Canvas) -> str:
+    """Return transparent cells to lie over the maps; the title of each has room for all its copies.
+
+    The cells of a block are defined once and used for every block of both maps.
+    """
+    wide, tall = canvas.size
+    parts = [f'<svg viewBox="0 0 {wide} {tall}" style="display:block" fill="transparent">']
+    for number, (run, places) in enumerate(zip(canvas.kept, canvas.places(), strict=True)):
+        written, read, rows, cols = corners(run, canvas.name, canvas.steps[0]).shape
+        mark = f"hcviz-{id(canvas)}-{number}"
+        copies = "\n".join(["   ".join(["%+.5f"] * read)] * written)
+        parts.append(f'<defs><g id="{mark}">')
+        parts += [
+            f'<rect x="{col}" y="{row}" width="1" height="1">'
+            f"<title>row {row}, column {col} of each copy:\n{copies}</title></rect>"
+            for row in range(rows)
+            for col in range(cols)
+        ]
+        parts.append("</g></defs>")
+        for left, top, width, height in places:
+            x, y = width / (read * cols), height / (written * rows)
+            parts += [
+                f'<use href="#{mark}" transform="translate({left + j * cols * x:.1f} '
+                f'{top + i * rows * y:.1f}) scale({x:.3f} {y:.3f})"/>'
+                for i in range(written)
+                for j in range(read)
+            ]
+    return "".join([*parts, "</svg>"])
+
+
+def fill(cells: str, canvas: Canvas, step: int) -> str:
+    """Return the cells of a template with the values of a step."""
+    values = [corners(run, canvas.name, step).transpose(2, 3, 0, 1) for run in canvas.kept]
+    return cells % tuple(np.concatenate([[], *(one.ravel() for one in values)]).tolist())
+
+
+def data_of(canvas: Canvas, step: int) -> pd.DataFrame:
+    """Return what a picture shows at a step, as rows of :func:`hcviz.measure`."""
+    found: list[dict[str, Any]] = []
+
+    def add(run: Run, line: Mapping[int, float], metric: str, **more: Any) -> None:
+        where = {"run": run.name, "tensor": canvas.name, "metric": metric, **more}
+        found.extend({**where, "step": at, "value": value} for at, value in line.items())
+
+    for metric, arms in canvas.lines.items():
+        for run, lines in zip(canvas.runs, arms, strict=True):
+            for axis, line in lines.items():
+                add(run, line, metric, axis=axis or None)
+    for run, layers in zip(canvas.runs, canvas.layers, strict=False):
+        for label, line in layers.items():
+            add(run, line, f"{canvas.metric}: {canvas.kind}", tensor=None, layer=int(label))
+    for run in canvas.kept:
+        for number, value in enumerate(spectrum(run, canvas.name, step)):
+            add(run, {step: value}, "singular value / largest", row=number)
+        for (row, col), value in np.ndenumerate(grids.flat(corners(run, canvas.name, step))):
+            add(run, {step: value}, "weight, corner of each block", row=row, col=col)
+    return table(found)
+
+
+def box(name: str, value: bool) -> widgets.Checkbox:
+    """Return a checkbox as wide as its name."""
+    return widgets.Checkbox(value, description=name, indent=False, layout={"width": "auto"})
+
+
+def named(name: str, width: str) -> dict[str, Any]:
+    """Return the options of a control with its name before it."""
+    style = {"description_width": "auto"}
+    return {"description": name, "layout": {"width": width}, "style": style}
+
+
+def beside(children: Sequence[widgets.Widget]) -> widgets.HBox:
+    """Return controls side by side, in more rows where they do not fit."""
+    return widgets.HBox(children, layout={"flex_flow": "row wrap", "grid_gap": "0 1em"})
+
+
+def over(**layout: str) -> dict[str, str]:
+    """Return a layout that puts a widget into the one cell of a grid, above those before it."""
+    return {"grid_area": "1 / 1 / 2 / 2", "margin": "0", **layout}
+
+
+def neighbour(values: Sequence[Any], value: Any, by: int) -> Any:
+    """Return the value so many places on, as far as there are any."""
+    return values[min(max(values.index(value) + by, 0), len(values) - 1)]
+
+
+def check(what: str, asked: str, there: Any) -> str:
+    """Return what was asked for; refuse what is not there."""
+    if asked not in there:
+        raise HcvizError(f"There is no {what} {asked!r} here; there are {', '.join(there)}.")
+    return asked
+
+
+def offer(
+    choice: widgets.Widget, values: dict[str, Any], asked: str | None, default: Any = None
+) -> None:
+    """Set what there is to choose, taking what is asked, or else keeping what was chosen."""
+    wanted = None if asked is None else values[check(choice.description, asked, values)]
+    kept = choice.value
+    if [*choice.options] != [*values.items()]:
+        choice.options = [*values.items()]
+    order = (wanted, kept, default, *values.values())
+    choice.value = next(one for one in order if one in values.values())
+
+
+def parsed(state: str) -> dict[str, Any]:
+    """Read a bookmark."""
+    try:
+        found: dict[str, Any] = parse_qs(state.strip(), strict_parsing=True)
+        for key in found:
+            check("entry", key, STATE)
+    except ValueError as error:
+        raise HcvizError(
+            f"The bookmark {state!r} cannot be read: {error}. It looks like layer=2&step=100."
+        ) from error
+    return {key: values if key == "arm" else values[-1] for key, values in found.items()}
+
+
+def encode(image: Image.Image, kind: str = "png", **options: Any) -> bytes:
+    """Return a picture as the bytes of a file."""
+    image.save(buffer := io.BytesIO(), kind, **options)
+    return buffer.getvalue()
