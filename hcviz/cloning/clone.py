@@ -11,6 +11,7 @@ from hcviz.architecture.infer import infer
 from hcviz.architecture.tiny import heads_follow_hidden
 from hcviz.architecture.widths import widths
 from hcviz.errors import CloneError
+from hcviz.io.forms import naming
 from hcviz.io.models import check_model
 from hcviz.io.parameters import takes
 from hcviz.io.sources import config_of
@@ -72,12 +73,19 @@ def decide(model: PreTrainedModel, request: CloneRequest) -> Plan:
         )
     _validate(config, "its own configuration", "Correct it first.")
     form = Expansion.of(request.expansion, request.snr_db, request.seed)
-    sizes = request.sizes
-    if request.to_config is not None:
-        target = request.to_config
-        named = isinstance(target, Mapping)
-        sizes = factors_to(config, target if named else config_of(target))
-    factors = resolve_factors(config, **sizes)
+    target = request.to_config
+    if target is None:
+        return _decided(model, request, form, resolve_factors(config, **request.sizes))
+    with naming("to_config"):
+        sizes = factors_to(config, target if isinstance(target, Mapping) else config_of(target))
+        return _decided(model, request, form, resolve_factors(config, **sizes))
+
+
+def _decided(
+    model: PreTrainedModel, request: CloneRequest, form: Expansion, factors: Factors
+) -> Plan:
+    """Say what becomes of every tensor, given by what the widths grow."""
+    config, model_class = model.config, type(model)
     together = factors["hidden"] == factors["kv_heads"] * factors["group"] * factors["head_dim"]
     together &= factors["group"] == 1 or widths(config).group > 1
     if not together and heads_follow_hidden(config, model_class):
@@ -104,7 +112,7 @@ def decide(model: PreTrainedModel, request: CloneRequest) -> Plan:
             f"{model_class.__name__} has no gain in its final norm that could take the tied head's "
             f"1/{int(factors['hidden'])}: the clone's head is untied "
             "(config.tie_word_embeddings=False).",
-            stacklevel=4,
+            stacklevel=5,
         )
     return result
 

@@ -10,7 +10,7 @@ from hcviz.architecture.factors import parse_factors, resolve_factors
 from hcviz.architecture.families import family_of
 from hcviz.architecture.infer import infer
 from hcviz.architecture.segments import Fusing
-from hcviz.architecture.widths import resized
+from hcviz.architecture.widths import resized, widths
 from hcviz.errors import CloneError
 from hcviz.widening.expansion import Expansion
 from hcviz.widening.request import Growth
@@ -66,8 +66,14 @@ def layout(model: PreTrainedModel | PreTrainedConfig, *, factors: Factors | None
         probe = Growth(config, model_class, resolve_factors(config), Expansion())
         fusing = resolve_fusing(probe, check=False)
     grown = parse_factors(factors or {})
-    if grown and family_of(config).multiple:  # a clone's inner width may have no room to be tried
+    headless = getattr(config, "num_attention_heads", None) is None
+    if grown and (headless or family_of(config).multiple):  # its units do not tell, or have no room
         smaller = resized(config, **{axis: 1 / Fraction(n) for axis, n in grown.items()})
+        if widths(resized(smaller, **grown)) != widths(config):
+            raise CloneError(
+                f"{model_class.__name__} with {widths(config)} cannot have grown by {dict(grown)}. "
+                "Pass the factors that the clone was made with."
+            )
         return Layout(infer(smaller, model_class, fusing))
     axes = infer(config, model_class, fusing)
     return Layout({name: source_units(dims, grown) for name, dims in axes.items()})

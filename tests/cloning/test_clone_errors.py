@@ -43,6 +43,7 @@ from hcviz.errors import CloneError
         ({"hidden": 1, "ffn": 1, "heads": 1}, "Every factor is 1"),
         ({"head_dim": 1.5}, r"head_dim=3/2: heads grow by whole numbers"),
         ({"to_config": {"hidden_size": 64}, "ffn": 3}, r"to_config and \{'ffn': 3\} both say"),
+        ({"to_config": {"hidden_size": 2**62}}, "to_config: LlamaForCausalLM cannot be built"),
         ({"expansion": "cyclic"}, "expansion='cyclic' is unknown"),
         ({"snr_db": 10}, "snr_db=10 goes with a noisy form"),
         ({"seed": "a"}, "seed='a' is not a whole number"),

@@ -3,7 +3,7 @@
 import models
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, T5Config
+from transformers import AutoConfig, AutoModelForCausalLM, T5Config
 
 import hcviz
 from hcviz.architecture.axes import SYMMETRY, wide_shape
@@ -104,6 +104,19 @@ def test_clone_in_its_source_units_has_its_blocks():
     for name, tensor in source.named_parameters():
         blocks = grid(wide.state_dict()[name], axes[name], factors)
         assert torch.allclose(blocks.sum(1)[0], grid(tensor, axes[name], {})[0, 0]), name
+
+
+def test_a_clone_without_heads_has_the_layout_of_its_source_and_is_taken_back():
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": models.VOCAB}
+    source = AutoModelForCausalLM.from_config(AutoConfig.for_model("rwkv", **shape)).eval()
+    wide = hcviz.clone(source)
+    factors = wide.config.hcviz["factors"]
+    assert hcviz.layout(wide, factors=factors) == hcviz.layout(source)
+    small, lost = hcviz.declone(wide)
+    assert lost["lost"].max() == 0
+    assert models.error(models.logits(source), models.logits(small)) < 1e-6
+    with pytest.raises(hcviz.CloneError, match=r"Rwkv.*cannot have grown by .*Pass the factors"):
+        hcviz.layout(wide, factors={"hidden": 5})
 
 
 def test_model_and_configuration_give_the_same_layout_and_no_weight_is_made():
