@@ -1,14 +1,15 @@
 """Read the axes of every tensor off the architecture: widen one axis at a time, compare shapes."""
 
 import re
-from collections.abc import Mapping
+from collections import Counter
 
 import torch
 from torch import nn
 from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
-from hcviz.architecture.axes import Dim, TensorAxes
+from hcviz.architecture.axes import Dim, Factors, Segment, TensorAxes
+from hcviz.architecture.blocks import pieces
 from hcviz.architecture.families import family_of
 from hcviz.architecture.segments import Fusing, segments
 from hcviz.architecture.widths import resized, widths
@@ -17,6 +18,8 @@ from hcviz.errors import CloneError
 ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 ROUTER = re.compile(r"router|gate\b|topk", re.IGNORECASE)
 NUMBER = re.compile(r"\b\d+\b")
+LAST = re.compile(r"(.*\b)\d+(\b.*)")
+"""The last number in a name: what is before it, and after."""
 DOWN = re.compile(r"down|w2|output|proj_out", re.IGNORECASE)
 
 
@@ -130,26 +133,52 @@ def probe_axes(config, model_class, names) -> dict[str, dict[str, tuple[int, ...
     return {probe: {**empty, **grown} if grown else {} for probe, grown in found.items()}
 
 
-def check_names(config, model_class, axes: Mapping[str, TensorAxes]) -> None:
-    """Refuse a clone that would need more tensors of a kind than its source has.
+def origins(config, wide_config, model_class, factors: Factors) -> dict[str, str]:
+    """Return of which tensor of its source a clone makes each that it keeps for a head by itself.
+
+    A family may keep a norm for each head (StableLM's ``norms.3.weight``), so that more heads need
+    more of them; copies of a head take the norm of its source. Every other tensor has one name.
 
     Args:
-        config: The clone's configuration.
-        model_class: Its class.
-        axes: The axes of the source's tensors.
+        config: The source's configuration.
+        wide_config: The clone's.
+        model_class: Their class.
+        factors: By what the clone has grown.
+
+    Returns:
+        ``{name in the clone: name in the source}``; most families have none.
 
     Raises:
         CloneError: Naming the first tensor that the source has no counterpart of.
     """
-    kinds = {NUMBER.sub("*", name) for name in axes}
-    wide = tensors(meta_model(config, model_class))
-    odd = [name for name in wide if name not in axes and NUMBER.sub("*", name) in kinds]
-    if odd:
-        raise CloneError(
-            f"{model_class.__name__} keeps tensors for each head by themselves, and more heads "
-            f"need more of them: {odd[0]} has no counterpart in the source. hcviz widens tensors "
-            "and adds none; no clone was made."
-        )
+    size, found = widths(config), {}
+    levels = (("kv_heads", size.kv_heads), ("group", size.group))
+    rows = [Dim("write", (Segment(levels[:n]),)) for n in (2, 1)]
+    names, wide = (tensors(meta_model(one, model_class)) for one in (config, wide_config))
+    counts, wanted = (
+        Counter(match.groups() for match in map(LAST.fullmatch, some) if match)
+        for some in (names, wide)
+    )
+    for before, after in counts:
+        few, many = counts[before, after], wanted[before, after]
+        if few == many:
+            continue
+        fits = [
+            (row,) for row in rows if (row.wide_size({}), row.wide_size(factors)) == (few, many)
+        ]
+        if not fits:
+            raise CloneError(
+                f"{model_class.__name__} keeps {few} tensors {before}*{after}, and its clone would "
+                f"have {many}. hcviz copies those that there is one of for each head; no clone was "
+                "made. Grow another axis."
+            )
+        heads = torch.empty(many, dtype=torch.long)
+        small = pieces(torch.arange(few), fits[0], factors, wide=False)
+        for source, copies in zip(small, pieces(heads, fits[0], factors), strict=True):
+            copies.view.copy_(source.view)
+        for number, head in enumerate(heads.tolist()):
+            found[f"{before}{number}{after}"] = f"{before}{head}{after}"
+    return found
 
 
 def _attention_outputs(model: nn.Module) -> set[str]:

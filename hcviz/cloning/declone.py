@@ -7,10 +7,10 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from hcviz.architecture.axes import Factors, TensorAxes, wide_shape
+from hcviz.architecture.axes import Dim, Factors, Segment, TensorAxes, wide_shape
 from hcviz.architecture.blocks import pieces
 from hcviz.architecture.factors import parse_factors
-from hcviz.architecture.infer import meta_model, tensors
+from hcviz.architecture.infer import meta_model, origins, tensors
 from hcviz.architecture.segments import Fusing
 from hcviz.architecture.widths import resized
 from hcviz.errors import CloneError
@@ -57,12 +57,18 @@ def declone(model: PreTrainedModel) -> tuple[PreTrainedModel, pd.DataFrame]:
         raise CloneError(f"What config.hcviz changed cannot be undone: {error}") from error
     del config.hcviz
     meta_model(config, type(model))  # it says what cannot be built
-    small, rows = empty(type(model), config), []
-    for name, tensor in tensors(model).items():
-        part, away, total = _project(tensor, axes[name], factors)
+    small, rows, wide = empty(type(model), config), [], tensors(model)
+    made_of, copies = origins(config, model.config, type(model), factors), {}
+    for name in wide:
+        copies.setdefault(made_of.get(name, name), []).append(name)
+    for name, names in copies.items():  # several where a head has a tensor by itself
+        dims = (Dim("write", (Segment((("copies", 1),)),)), *axes[name])
+        together = torch.stack([wide[one] for one in names])
+        part, away, total = _project(together, dims, {**factors, "copies": len(names)})
         rows.append({"tensor": name, "lost": away / total if total else 0.0, "squared_norm": total})
-        assign(small, name, part)
+        assign(small, name, part[0])
     finish(model, small, tie=ties(model))
+    axes = {name: axes[name] for name in copies}
     folding = fold(small, axes, factors, "keep", Fusing(**recipe.get("fusing", {})))
     for name, tensor in tensors(small).items():
         scale, offset = folding.scales.get(name, 1.0), folding.offsets.get(name, 0.0)

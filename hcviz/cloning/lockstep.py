@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,8 @@ from transformers import PreTrainedModel
 from hcviz.architecture.axes import Factors, TensorAxes, wide_shape
 from hcviz.architecture.factors import parse_factors
 from hcviz.architecture.families import family_of
+from hcviz.architecture.infer import origins
+from hcviz.architecture.widths import resized
 from hcviz.errors import HcvizError
 from hcviz.widening.expansion import Expansion, widen
 from hcviz.widening.folding import final_norm, ties
@@ -52,6 +55,12 @@ def copies(model: PreTrainedModel) -> dict[str, Copies]:
             f"Lockstep needs whole factors and heads of unchanged size, and this clone has "
             f"{recipe['factors']}: its units have unequal numbers of copies, or constants folded "
             "into queries and keys, and one learning rate a tensor cannot serve them."
+        )
+    small = resized(model.config, **{axis: Fraction(1, n) for axis, n in factors.items()})
+    if origins(small, model.config, type(model), factors):
+        raise HcvizError(
+            f"{type(model).__name__} keeps a norm for each head by itself, which lockstep does not "
+            "cover; choose a family without (Llama, GPT-NeoX, OPT, OLMo, Qwen, Phi)."
         )
     axes = layout(model, factors=factors)
     names = [name for name, _ in model.named_parameters()]

@@ -62,6 +62,7 @@ class Transfer:
         self.pair = (self.source, self.wide)
         self.parameters = tuple(model.num_parameters() for model in self.pair)
         self.own_name = own_names(self.source)
+        self.made_of = self.own_name | self.plan.origins
         made = remove_tied_weights_from_state_dict(self.wide.state_dict(), self.wide)
         for name in self.wide._keys_to_ignore_on_save or ():
             made.pop(name, None)
@@ -71,19 +72,19 @@ class Transfer:
             for name in own
         }
         self.kinds = {name: kinds[own_name] for name, own_name in self.own_name.items()}
-        empty = {
-            name: torch.empty(tensor.shape, dtype=self.kinds[name], device="meta")
-            for name, tensor in made.items()
-        }
-        odd = empty.keys() - self.own_name.keys()
+        odd = made.keys() - self.made_of.keys()
         if odd:
             raise CloneError(
                 f"{min(odd)} has no counterpart in the source; this model cannot be widened yet."
             )
+        empty = {
+            name: torch.empty(tensor.shape, dtype=kinds[self.made_of[name]], device="meta")
+            for name, tensor in made.items()
+        }
         maker, self.stale = whole(self.source, self.stored)
         self.of_unit = {}
         for name in empty:
-            self.of_unit.setdefault(maker[self.own_name[name]], []).append(name)
+            self.of_unit.setdefault(maker[self.made_of[name]], []).append(name)
         self.room = max(
             sum(_nbytes(empty[name]) + BLOCK for name in names) for names in self.of_unit.values()
         )
@@ -110,7 +111,7 @@ class Transfer:
         read = {self.own_name[n]: t for n, t in self._read(unit, self.stored.tensor).items()}
         head, wide = self.plan.head, {}
         for name in self.of_unit[unit]:
-            own = self.own_name[name]
+            own = self.made_of[name]
             wide[name] = self.plan.widened(name if name == head else own, read[own], empty)
         return revert_weight_conversion(self.wide, wide)
 

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hcviz.architecture.axes import Dim, Factors, TensorAxes, wide_shape
-from hcviz.architecture.infer import tensors
+from hcviz.architecture.infer import origins, tensors
 from hcviz.architecture.segments import Fusing
 from hcviz.architecture.widths import AXES, check_multiple, resized
 from hcviz.errors import CloneError
@@ -65,6 +65,8 @@ class Plan:
     """Constants by name, and the head that the clone gets for itself."""
     embedding: str
     """The name of the input embedding."""
+    origins: Mapping[str, str]
+    """Of which tensor of the source one is made that is kept for a head by itself."""
 
     @property
     def head(self) -> str | None:
@@ -125,7 +127,8 @@ def plan(
     if folding.head is not None:
         config.tie_word_embeddings = False
     config.dtype = source.dtype
-    return Plan(config, axes, factors, form, folding, embedding_name(source))
+    made_of = origins(source.config, config, type(source), factors)
+    return Plan(config, axes, factors, form, folding, embedding_name(source), made_of)
 
 
 def _check_rules(form: Expansion, axes: Mapping[str, TensorAxes]) -> None:
@@ -153,13 +156,14 @@ def grow(source: PreTrainedModel, plan: Plan) -> PreTrainedModel:
     wide = empty(type(source), plan.config)
     found = tensors(source)
     check_shapes(plan, found, tensors(wide), type(source))
-    for name, tensor in found.items():
-        assign(wide, name, plan.widened(name, tensor))
+    kept = {name: parameter.requires_grad for name, parameter in source.named_parameters()}
+    for name, own in ({name: name for name in found} | plan.origins).items():
+        assign(wide, name, plan.widened(own, found[own]))
+        if own in kept:
+            wide.get_parameter(name).requires_grad_(kept[own])
     if plan.head:
         assign(wide, plan.head, plan.widened(plan.head, source.get_input_embeddings().weight))
     finish(source, wide, tie=plan.head is None and ties(source))
-    for name, parameter in source.named_parameters():
-        wide.get_parameter(name).requires_grad_(parameter.requires_grad)
     return wide
 
 

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from hcviz.architecture.axes import Factors, TensorAxes
 from hcviz.architecture.factors import resolve_factors
 from hcviz.architecture.families import family_of, stuck_by
-from hcviz.architecture.infer import check_names, infer, meta_model
+from hcviz.architecture.infer import infer, meta_model
 from hcviz.architecture.segments import Fusing
 from hcviz.architecture.tiny import faithful
 from hcviz.architecture.widths import axis_of, widths
@@ -45,6 +45,10 @@ all but its heads, its heads in number."""
 _PASSED: dict[str, Fusing] = {}
 
 
+class TooLarge(CloneError):
+    """A twin that would take too long: nothing else is tried in its stead either."""
+
+
 def random_twin(config, model_class, seed: int = 0) -> nn.Module:
     """Build a float64 model, every weight, gain and bias random.
 
@@ -54,14 +58,12 @@ def random_twin(config, model_class, seed: int = 0) -> nn.Module:
         seed: Seed of the weights.
 
     Raises:
-        CloneError: If even the tiny model is too large to try.
+        TooLarge: If even the tiny model is too large to try.
     """
     _check_size(config, model_class)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPU's too
-        tiny = copy.deepcopy(config)
-        tiny._attn_implementation = "eager"  # the source's may know no float64, or no CPU
-        twin = model_class(tiny).double().eval()
+        twin = model_class(_plain(config)).double().eval()
         loop_over_experts(twin)
         with torch.no_grad():
             for parameter in twin.parameters():
@@ -72,14 +74,22 @@ def random_twin(config, model_class, seed: int = 0) -> nn.Module:
     return twin
 
 
+def _plain(config):
+    """Return a configuration whose attention knows float64, and a CPU, as the source's may not."""
+    plain = copy.deepcopy(config)
+    plain._attn_implementation = "eager"
+    return plain
+
+
 def _check_size(config, model_class) -> None:
     """Refuse a twin, or its clone, that is too large to try."""
     count = meta_model(config, model_class).num_parameters()
     if count > LARGEST:
-        raise CloneError(
+        raise TooLarge(
             f"The smallest twin of this {config.model_type} configuration that is made as it is "
-            f"has {config.num_hidden_layers} layers and {count:.1e} parameters, too many to try; "
-            "no clone was made."
+            f"has {config.num_hidden_layers} layers and, or its clone has, {count:.1e} parameters, "
+            "too many to try; no clone was made. Ask for smaller factors, or correct the "
+            "configuration."
         )
 
 
@@ -103,11 +113,11 @@ def twin_error(growth: Growth, fusing: Fusing) -> float:
         fusing: The hypothesis on fused matrices.
     """
     model_class = growth.model_class
+    blank = meta_model(_plain(growth.config), model_class).double()
+    axes = infer(blank.config, model_class, fusing)
+    planned = plan(blank, axes, growth, fusing)
+    _check_size(planned.config, model_class)  # before the twin takes its seconds and its memory
     twin = random_twin(growth.config, model_class)
-    axes = infer(twin.config, model_class, fusing)
-    planned = plan(twin, axes, growth, fusing)
-    check_names(planned.config, model_class, axes)
-    _check_size(planned.config, model_class)
     clone = grow(twin, planned)
     if clone.num_parameters() == twin.num_parameters():
         grown = dict(growth.factors)
@@ -183,7 +193,7 @@ def resolve_fusing(growth: Growth, *, check: bool = True, advise: bool = True) -
             error = CloneError(f"{model_class.__name__}: {why}. No clone was made.")
         elif stuck := stuck_by(config):
             error = CloneError(f"{type(config).__name__}: {stuck}. {error}")
-        if not advise:
+        if not advise or isinstance(error, TooLarge):
             raise error from None
         works = what_works(config, model_class)
         advice = f"What does grow: {'; or '.join(works)}" if works else "Nothing else grows either"

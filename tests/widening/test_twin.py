@@ -153,6 +153,15 @@ def test_twin_is_random_everywhere_and_leaves_the_random_state():
     assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
 
 
+def test_a_twin_whose_clone_is_too_large_is_refused_before_any_is_built(monkeypatch):
+    config, model_class = models.config("llama", head_dim=160_000), type(models.source("llama"))
+    monkeypatch.setattr(twin, "random_twin", None)
+    growth = Growth(config, model_class, resolve_factors(config), expansion.Expansion())
+    with pytest.raises(hcviz.CloneError, match=r"4\.9e\+08 parameters, too many to try") as caught:
+        twin.resolve_fusing(growth)
+    assert str(caught.value).endswith("or correct the configuration.")
+
+
 def test_short_positions_are_enough_for_the_twin():
     hcviz.clone(models.fresh("gpt2", n_positions=5))
 
