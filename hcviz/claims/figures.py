@@ -10,6 +10,7 @@ import pandas as pd
 from hcviz import plots
 from hcviz.claims.claim import claims
 from hcviz.claims.frames import Frames, Who, everyone, is_recorded, open_frames
+from hcviz.claims.quantities import View, rates_foretold
 from hcviz.claims.reproduce import verdicts
 from hcviz.errors import HcvizError
 
@@ -269,3 +270,21 @@ def growing(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     if "growing" in recorded:
         rows = _late(_losses(recorded["growing"], everyone(GROWN, [QUARTER])))
         yield "", (plots.loss(rows, x="flops", reference=None, against="noisy 10 dB"), rows)
+
+
+@figure
+def curvature(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
+    """The paper has no such figure. How fast copies part, and how fast the curvature says they do.
+
+    The curvature is that of the noiseless clone at step 230, as Adam sees it; the copies part in
+    the arm whose first gradients had noise, from step 110 to 230.
+    """
+    frames = recorded.get("breakers")
+    if frames is None or frames.curvature is None:
+        return
+    arms = (Who(arm, QUARTER) for arm in ("gradient noise", "symmetric"))
+    asked = (*arms, "curvature.adam", 230, (110, 230))
+    seeds = sorted(frames.curvature["seed"].unique())
+    parts = [rates_foretold(View(frames, s), *asked).reset_index().assign(seed=s) for s in seeds]
+    rows = pd.concat(parts, ignore_index=True)
+    yield "", (plots.foretold(rows), rows)

@@ -68,6 +68,39 @@ def test_the_step_of_departure_by_decibels():
     assert found.item() == pytest.approx((second - first) / 30)
 
 
+def curved(ends):
+    """Frames in which the locked clone was found to curve so at step 500, by axis."""
+    rows = recordings.tables(arms=[NOISY, "symmetric"], seeds=1)
+    keys = {"source": HALF, "arm": "symmetric", "lr": 2e-3, "seed": 0, "factor": 2}
+    told = {"step": 500, "tensor": "model", "metric": "curvature", "part": "smallest"}
+    found = [keys | told | {"axis": axis, "value": value} for axis, value in ends.items()]
+    return Frames(**rows, curvature=pd.DataFrame(found))
+
+
+@pytest.mark.parametrize(("ends", "order"), [((-1, -2, -3), 1.0), ((-3, -2, -1), -1.0)])
+def test_the_order_that_the_curvature_foretells(ends, order):
+    """From step 500 on N grows most, then H; R shrinks."""
+    asked = {"arm": NOISY, "against": "symmetric", "metric": "curvature", "at": 400}
+    ends = dict(zip("RHN", ends, strict=True))
+    found = QUANTITIES["order_foretold"](curved(ends), [HALF], 2, **asked, between=[500, 2400])
+    assert found.item() == order
+
+
+def test_the_rate_that_the_curvature_foretells():
+    asked = {"arm": NOISY, "against": "symmetric", "metric": "curvature", "at": 400}
+    asked |= {"between": [500, 2400], "axis": "N"}
+    found = QUANTITIES["rate_foretold"](curved({"N": -3.0}), [HALF], 2, **asked)
+    lr = 2e-3 * (0.1 + 0.9 * (1 + np.cos(np.pi * (500 - 240) / (2400 - 240))) / 2)
+    rate = np.polyfit([500, 1100, 2400], np.log([0.038, 0.06, 0.1]) / 2, 1)[0]
+    assert found.item() == pytest.approx(np.log((3 * lr - 0.05 * lr) / rate), abs=0.06)  # 5 % by the momentum
+
+
+def test_a_comparison_without_curvature_says_how_to_measure_it(frames):
+    asked = {"arm": NOISY, "against": "symmetric", "metric": "curvature", "at": 0}
+    with pytest.raises(HcvizError, match=r"without curvature; .*breakers.py OUT --frames"):
+        QUANTITIES["order_foretold"](frames, [HALF], 2, **asked, between=[0, 500])
+
+
 def test_what_foretells(frames):
     found = QUANTITIES["foretells"](
         frames, [HALF], 2, metric="effective_rank", at=0, arms=["symmetric", "source", NOISY]

@@ -170,6 +170,13 @@ def test_one_tensor_is_its_own_block(exact):
     assert (name, "H", "smallest") not in found
 
 
+def test_the_example_of_the_page():
+    """Two copies of a product: what differs between them has the ends -2 and 2."""
+    hessian = torch.autograd.functional.hessian(lambda w: (w[:2] @ w[2:]) ** 2 / 2, torch.ones(4))
+    apart = torch.tensor([[1.0, -1, 0, 0], [0, 0, 1, -1]]) / 2**0.5
+    torch.testing.assert_close(apart @ hessian @ apart.T, torch.tensor([[0.0, 2], [2, 0]]))
+
+
 def test_ends_and_trace_by_hand():
     matrix = torch.diag(torch.arange(-20.0, 31.0, dtype=torch.float64))
     start = torch.ones(51, dtype=torch.float64)
