@@ -5,6 +5,7 @@
 - copies: ledger and cosine of every tensor of a checkpoint, against reading its bytes once and
   summing them; its copies are far apart, nearly equal, or equal bit by bit.
 - spectrum: the metric against ``torch.linalg.svdvals`` of the same matrix alone.
+- curvature: a Hessian-vector product of the shipped 64-wide clone against a gradient.
 - live: the share of a training run that measuring the ledger of all tensors adds.
 - snapshots: the share of it that saving the default snapshots adds.
 - slider: milliseconds of one step of ``hcviz.explore``.
@@ -28,6 +29,7 @@ from clone import SHAPES, source
 import hcviz
 from hcviz.architecture.blocks import pieces
 from hcviz.metrics import METRICS
+from hcviz.metrics._curvature import hessian_of
 from hcviz.runs.run import Run
 from hcviz.widening.layout import layout
 
@@ -98,6 +100,20 @@ def spectrum(runs: int) -> dict[str, object]:
     return spread(pairs)
 
 
+def curvature(runs: int) -> dict[str, object]:
+    """Compare a Hessian-vector product with a gradient, on eight blocks of 128 tokens."""
+    wide = hcviz.clone(hcviz.load("nano:gpt-neox-quarter")[0])
+    ids = torch.randint(0, 2048, (8, 128), generator=torch.Generator().manual_seed(0))
+    weights, product = hessian_of(wide, ids)
+    vector = torch.ones(sum(weight.numel() for weight in weights.values()))
+
+    def gradient() -> None:
+        wide(input_ids=ids, labels=ids).loss.backward()
+
+    product(vector), gradient()
+    return spread([(seconds(lambda: product(vector)), seconds(gradient)) for _ in range(runs)])
+
+
 def training(runs: int, folder: Path) -> dict[str, object]:
     """Train the shipped source's clone with the defaults, measured and not, and time its parts."""
     from hcviz.training.trainer import Snapshots, SnapshotTrainer
@@ -165,6 +181,7 @@ def main() -> None:
                 for kind, apart in APART.items()
             },
             "spectrum": spectrum(options.runs),
+            "curvature": curvature(options.runs),
         }
         if not options.no_training:
             result |= training(options.runs, Path(folder))

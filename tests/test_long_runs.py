@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ import scripts
 import tiny
 
 from hcviz.claims import recipe
+from hcviz.claims.frames import Who, open_frames
 from hcviz.io.files import locked
 from hcviz.runs.run import Run
 from hcviz.text.corpus import load_corpus
@@ -142,6 +144,19 @@ def test_what_is_done_is_gathered_with_its_story(made):
     told = json.loads((out / "frames" / "recorded.json").read_text())
     assert told["runs"] == 3
     assert set(told["sha256"]) == {"runs", "losses", "metrics", "accuracy"}
+
+
+def test_the_curvature_of_locked_clones_is_gathered_where_it_is_asked_for(
+    made, tmp_path, monkeypatch
+):
+    row = {"step": 0, "tensor": "model", "axis": "H", "part": "smallest", "value": -1.0}
+    found = lambda *_, **__: pd.DataFrame([row | {"metric": "curvature"}])  # noqa: E731
+    monkeypatch.setattr(recipe, "measure", found)
+    monkeypatch.setattr(recipe, "LOCKED", "noisy 10 dB")  # the clone that there is
+    out = shutil.copytree(made[0], tmp_path / "out")
+    frames = open_frames(recipe.gather(out, command="breakers.py", curvature=True))
+    assert set(frames.curvature["arm"]) == {"noisy 10 dB"}
+    assert frames.of("curvature", Who("noisy 10 dB", "small"))["value"].tolist() == [-1.0]
 
 
 def test_breakers_are_compared_by_the_same_means(tmp_path):

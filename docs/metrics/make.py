@@ -17,6 +17,7 @@ from scipy.linalg import expm
 
 import hcviz
 from hcviz import plots
+from hcviz.claims.frames import open_frames
 from hcviz.views.figures import FRAMES
 
 mpl.use("agg")
@@ -57,11 +58,18 @@ def rearranged() -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def locked_curvature() -> pd.DataFrame:
+    """Return the curvature of one locked clone, as it is recorded beside the breakers."""
+    frame = open_frames("breakers").curvature
+    return frame[frame["seed"] == 0]
+
+
 PICTURES = {
     "angle": lambda: plots.cosine(measured("angle"), metric="angle"),
     "cka": lambda: plots.cka(on_text("cka")),
     "cloning_r2": lambda: plots.cloning_r2(on_text("cloning_r2"), log=True),
     "cosine": lambda: plots.cosine(DEMO.metric("cosine"), log=True),
+    "curvature": lambda: plots.curvature(locked_curvature()),
     "escape": lambda: plots.escape(DEMO.metric("ledger")),
     "evolution": lambda: plots.evolution(measured("norm", "distance", "turn", "update", "flips")),
     "histogram": lambda: plots.histograms(measured("histogram")),

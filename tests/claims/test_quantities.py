@@ -92,7 +92,9 @@ def test_the_rate_that_the_curvature_foretells():
     found = QUANTITIES["rate_foretold"](curved({"N": -3.0}), [HALF], 2, **asked)
     lr = 2e-3 * (0.1 + 0.9 * (1 + np.cos(np.pi * (500 - 240) / (2400 - 240))) / 2)
     rate = np.polyfit([500, 1100, 2400], np.log([0.038, 0.06, 0.1]) / 2, 1)[0]
-    assert found.item() == pytest.approx(np.log((3 * lr - 0.05 * lr) / rate), abs=0.06)  # 5 % by the momentum
+    assert found.item() == pytest.approx(
+        np.log((3 * lr - 0.05 * lr) / rate), abs=0.06
+    )  # 5 % by the momentum
 
 
 def test_a_comparison_without_curvature_says_how_to_measure_it(frames):

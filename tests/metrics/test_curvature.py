@@ -11,6 +11,7 @@ import hcviz
 from hcviz.architecture.blocks import pieces
 from hcviz.metrics import METRICS
 from hcviz.metrics._curvature import divisor, ends, hessian_of, projector, trace
+from hcviz.statistics.escape import foretold
 from hcviz.widening.twin import TrueFloat64
 
 LETTERS = {"R": ("hidden",), "H": ("kv_heads", "group"), "N": ("ffn",)}
@@ -148,6 +149,20 @@ def test_a_locked_clone_is_a_saddle_along_each_axis(exact, letter):
         ]  # fmt: skip
         reads = torch.cat(reads).numpy()
         assert np.abs(inside[np.ix_(reads, reads)]).max() < 1e-12 * np.abs(inside).max()
+
+
+def test_a_small_push_grows_at_the_foretold_rate_in_one_step_of_gradient_descent(exact):
+    if exact.model.config.hcviz["expansion"] != "symmetric":
+        return  # elsewhere the sector's own gradient moves it too
+    project, lr = exact.projection("N"), 0.01
+    values, vectors = np.linalg.eigh(project @ exact.hessian @ project)
+    push = torch.from_numpy(1e-5 * vectors[:, 0])
+    weights = (exact.flat + push).requires_grad_()
+    with TrueFloat64(exact.model):
+        (gradient,) = torch.autograd.grad(exact.loss(weights), weights)
+    after = torch.from_numpy(project) @ (weights - lr * gradient).detach()
+    growth = torch.log(after.norm() / push.norm()).item()
+    assert growth == pytest.approx(foretold(values[0], lr, momentum=0.0), rel=1e-3)
 
 
 def test_one_tensor_is_its_own_block(exact):

@@ -36,6 +36,40 @@ def sectors(values, **columns):
     return pd.DataFrame(rows).assign(**columns)
 
 
+def ends(**values):
+    """Both ends of the Hessian of two arms at two steps, by sector."""
+    rows = [
+        {"run": run, "step": step, "tensor": "model", "metric": name, "axis": axis, "part": part,
+         "value": sign * value * (1 + step)}
+        for run in ("symmetric", "noisy 10 dB") for step in (0, 230)
+        for name in ("curvature", "curvature.adam") for axis, value in values.items()
+        for part, sign in (("smallest", -1), ("smallest error", 0.1), ("largest", 2))
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_both_ends_of_the_curvature_are_drawn_by_sector():
+    axes = plots.curvature(ends(symmetric=1.0, R=2.0, H=3.0))
+    assert len(axes) == 2 * 2
+    np.testing.assert_allclose(line(axes[0], "H, smallest").get_ydata(), [-3, -3 * 231])
+    np.testing.assert_allclose(line(axes[0], "symmetric, largest").get_ydata(), [2, 2 * 231])
+    assert legend_names(axes[0]) == ["symmetric", "R", "H"]
+    with pytest.raises(HcvizError, match="no finite value of the metric 'curvature'"):
+        plots.curvature(ends(R=1.0).assign(metric="ledger"))
+
+
+def test_foretold_rates_lie_over_the_measured_ones_and_those_that_shrink_at_the_foot():
+    rows = {"axis": ["R", "R", "H"], "foretold": [0.1, 0.2, 0.3], "rate": [0.1, -0.1, 0.03]}
+    ax = plots.foretold(pd.DataFrame(rows))
+    np.testing.assert_allclose(line(ax, "H: attention heads").get_xydata(), [[0.3, 0.03]])
+    (under,) = [one for one in ax.lines if one.get_label() == "_under" and len(one.get_xdata())]
+    assert under.get_xdata().tolist() == [0.2]
+    same = line(ax, "_same")
+    np.testing.assert_allclose(same.get_xdata(), same.get_ydata())
+    with pytest.raises(HcvizError, match="needs the columns rate"):
+        plots.foretold(pd.DataFrame(rows)[["axis", "foretold"]])
+
+
 SHARES = {("R", 0, 1): 1e-3, ("N", 1, 0): 2e-3, ("NR", 1, 1): 4e-3}
 
 
