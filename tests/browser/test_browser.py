@@ -38,6 +38,27 @@ def changes(page, picture, act) -> None:
     )
 
 
+def try_linked(page, view, picture) -> None:
+    """Click in the map of layers, then move by keys: bookmark and picture follow."""
+    cover, bookmark = view.locator("[role=application]"), view.locator("input[type=text]").first
+    box = picture.bounding_box()
+    place = {"x": 0.12 * box["width"], "y": 0.1 * box["height"]}
+    seen = []
+    for act in (
+        lambda: cover.click(position=place),
+        lambda: page.keyboard.press("ArrowRight"),
+        lambda: page.keyboard.press("ArrowLeft"),
+    ):
+        before, drawn = bookmark.input_value(), picture.get_attribute("src")
+        act()
+        page.wait_for_function(
+            "([one, before]) => one.value !== before", arg=[bookmark.element_handle(), before]
+        )
+        assert picture.get_attribute("src") != drawn
+        seen.append(bookmark.input_value())
+    assert "layer=1" in seen[0] == seen[2] != seen[1]
+
+
 def try_explorer(page) -> None:
     """Move the step slider by mouse and keys, play, and read the copies under the mouse."""
     view = page.locator(".widget-vbox:has(.widget-play)").last
@@ -60,9 +81,10 @@ def try_explorer(page) -> None:
     box = picture.bounding_box()
     under = page.evaluate(
         "([x, y]) => document.elementFromPoint(x, y).closest('use')?.getAttribute('href')",
-        [box["x"] + 0.06 * box["width"], box["y"] + 0.2 * box["height"]],
+        [box["x"] + 0.08 * box["width"], box["y"] + 0.42 * box["height"]],
     )
     assert page.locator(f"{under} title").first.text_content().startswith("row 0, column 0")
+    try_linked(page, view, picture)
 
 
 def try_interact(page, form) -> None:
