@@ -39,7 +39,8 @@ def breakers_table(table: pd.DataFrame) -> str:
     rows = ["| arm | minus the locked clone, nats per token | verdict |", "|---|---|---|"]
     for claim in claims().values():
         asked = claim.measure.arguments
-        if claim.recording == "breakers" and asked.get("against") == "symmetric":
+        ends = claim.recording == "breakers" and claim.measure.what == "loss"
+        if ends and asked["against"] == "symmetric":
             one = table.loc[claim.name]
             row = f"[{asked['arm']}](../figures/README.md#{claim.name})"
             rows.append(f"| {row} | {number(one['effect'])}{interval(one)} | {one['verdict']} |")
