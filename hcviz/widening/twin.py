@@ -60,7 +60,7 @@ def random_twin(config, model_class, seed: int = 0) -> nn.Module:
     Raises:
         TooLarge: If even the tiny model is too large to try.
     """
-    _check_size(config, model_class)
+    _check_size(meta_model(config, model_class))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPU's too
         twin = model_class(_plain(config)).double().eval()
@@ -81,15 +81,14 @@ def _plain(config):
     return plain
 
 
-def _check_size(config, model_class) -> None:
-    """Refuse a twin, or its clone, that is too large to try."""
-    count = meta_model(config, model_class).num_parameters()
+def _check_size(model: nn.Module) -> None:
+    """Refuse a twin, or its clone, that is too large to try; it is on the meta device."""
+    config, count = model.config, model.num_parameters()
     if count > LARGEST:
         raise TooLarge(
-            f"The smallest twin of this {config.model_type} configuration that is made as it is "
-            f"has {config.num_hidden_layers} layers and, or its clone has, {count:.1e} parameters, "
-            "too many to try; no clone was made. Ask for smaller factors, or correct the "
-            "configuration."
+            f"The smallest twin of this {config.model_type} configuration that is made as it is, "
+            f"or its clone, has {config.num_hidden_layers} layers and {count:.1e} parameters, too "
+            "many to try; no clone was made. Ask for smaller factors, or correct the configuration."
         )
 
 
@@ -114,9 +113,10 @@ def twin_error(growth: Growth, fusing: Fusing) -> float:
     """
     model_class = growth.model_class
     blank = meta_model(_plain(growth.config), model_class).double()
+    _check_size(blank)
     axes = infer(blank.config, model_class, fusing)
     planned = plan(blank, axes, growth, fusing)
-    _check_size(planned.config, model_class)  # before the twin takes its seconds and its memory
+    _check_size(meta_model(planned.config, model_class))  # a twin takes seconds and memory
     twin = random_twin(growth.config, model_class)
     clone = grow(twin, planned)
     if clone.num_parameters() == twin.num_parameters():
