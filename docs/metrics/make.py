@@ -12,8 +12,10 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
 from scipy.linalg import expm
+from transformers import AutoModelForCausalLM, MixtralConfig
 
 import hcviz
 from hcviz import plots
@@ -31,11 +33,32 @@ def measured(*metrics: str) -> pd.DataFrame:
 
 
 @functools.cache
-def on_text(figure: str) -> pd.DataFrame:
+def on_text(figure: str, tensors: str | None = None) -> pd.DataFrame:
     """Train the demo's arms for 40 steps in runs/pages, once, and measure what a figure shows."""
     out = HERE.parents[1] / "runs" / "pages"
     runs = hcviz.run_arms(out=out, steps=40, lr=1e-3, snapshots=8, eval_every=2)
-    return hcviz.measure(runs, metrics=FRAMES[figure])
+    return hcviz.measure(runs, metrics=FRAMES[figure], tensors=tensors)
+
+
+def mixture() -> pd.DataFrame:
+    """Train a small mixture of experts and its clones in runs/pages-experts, once."""
+    out = HERE.parents[1] / "runs" / "pages-experts"
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4}
+    torch.manual_seed(0)
+    fresh = AutoModelForCausalLM.from_config(
+        MixtralConfig(vocab_size=2048, max_position_embeddings=128, **sizes)
+    )
+    how = {"tokenizer": hcviz.load("nano:llama")[1], "lr": 3e-3, "eval_blocks": 2}
+    source = hcviz.train(fresh, out=out / "source", steps=200, snapshots=2, **how).model()
+    arms = {"symmetric": {}, "noisy 10 dB": {"expansion": "noisy-symmetric"}}
+    runs = [
+        hcviz.train(
+            hcviz.clone(source, **arm), out=out / name, steps=80, snapshots=9, label=name, **how
+        )
+        for name, arm in arms.items()
+    ]
+    return hcviz.measure(runs, metrics=FRAMES["experts"])
 
 
 def rearranged() -> pd.DataFrame:
@@ -71,6 +94,7 @@ PICTURES = {
     "cosine": lambda: plots.cosine(DEMO.metric("cosine"), log=True),
     "curvature": lambda: plots.curvature(locked_curvature()),
     "escape": lambda: plots.escape(DEMO.metric("ledger")),
+    "experts": lambda: plots.experts(mixture()),
     "evolution": lambda: plots.evolution(measured("norm", "distance", "turn", "update", "flips")),
     "histogram": lambda: plots.histograms(measured("histogram")),
     "marchenko_pastur": lambda: plots.spectrum(
@@ -86,8 +110,8 @@ PICTURES = {
     "twins": lambda: plots.activations(on_text("activations"), log=True),
     "pairs": lambda: plots.pairs(DEMO.metric("pairs"), runs=["noisy 10 dB", "dropout 0.1"]),
     "ledger": lambda: plots.ledger(DEMO.metric("ledger")),
-    "power_law": lambda: plots.evolution(
-        measured("power_law"), title="How does the tail fall off?"
+    "power_law": lambda: plots.power_law(
+        on_text("power_law", r"layers\.1\..*dense_h_to_4h.weight")
     ),
     "rank": lambda: plots.rank(
         measured("effective_rank", "participation", "stable_rank", "rank"), tensors=None

@@ -6,6 +6,7 @@ from hcviz.metrics import (  # noqa: F401  (loading a file registers its metrics
     _copies,
     _curvature,
     _evolution,
+    _experts,
     _explained,
     _heads,
     _matched,

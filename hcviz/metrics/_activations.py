@@ -134,8 +134,8 @@ def observed(
     """
     found: list[tuple[str, object]] = []
 
-    def keep(path: str, seen: torch.Tensor) -> None:
-        found.extend((path, one) for one in see(path, seen.flatten(0, -2).double()))
+    def keep(path: str, seen: tuple) -> None:
+        found.extend((path, one) for one in see(path, seen[0].flatten(0, -2).double()))
 
     with hooked(model, paths, keep, outputs=outputs):
         model.base_model(input_ids=batch, use_cache=False)
@@ -146,13 +146,13 @@ def observed(
 def hooked(
     model: nn.Module, paths: Iterable[str], see: Callable, *, outputs: bool
 ) -> Iterator[None]:
-    """Show ``see`` a path and what the module there returns, or is given, while the model runs."""
+    """Show ``see`` a path and the tuple that its module returns, or is given, as the model runs."""
     handles = []
     for path in paths:
 
         def hook(_: nn.Module, given, returned=None, *, path: str = path) -> None:
             seen = returned if outputs else given
-            see(path, seen if isinstance(seen, torch.Tensor) else seen[0])
+            see(path, (seen,) if isinstance(seen, torch.Tensor) else seen)
 
         module = model.get_submodule(path)
         register = module.register_forward_hook if outputs else module.register_forward_pre_hook

@@ -82,7 +82,7 @@ def _read_levels(blocks: Blocks, axes: TensorAxes) -> range:
 
 def _row_copies(weight: torch.Tensor, axes: TensorAxes, factors) -> Iterator[tuple[Blocks, range]]:
     """Yield each piece of a matrix whose rows read copies, with the levels of these."""
-    for blocks in pieces(weight, axes, factors) if len(axes) == 2 else ():
+    for blocks in pieces(weight, axes, factors) if len(axes) > 1 else ():
         if levels := _read_levels(blocks, axes):
             yield blocks, levels
 
@@ -165,7 +165,7 @@ def angle(
     for blocks, before in zip(
         exact_pieces(weight, axes, factors), exact_pieces(start, axes, factors), strict=True
     ):
-        if len(axes) != 2 or not blocks.copy_axes:
+        if len(axes) < 2 or not blocks.copy_axes:
             continue
         source = torch.nn.functional.normalize(before.grid().mean((0, 1)).flatten(), dim=0)
         grid = blocks.grid().flatten(2)
@@ -180,7 +180,7 @@ def angle(
 @metric("pairs")
 def pairs(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -> Iterator[Row]:
     """Cosine between every two source-shaped blocks; row and col count them, written first."""
-    if len(axes) != 2:
+    if len(axes) < 2:
         return
     for blocks in exact_pieces(weight, axes, factors):
         flat = blocks.grid().flatten(0, 1).flatten(1)

@@ -68,8 +68,8 @@ def _both_ways(
         stack.callback(handle.remove)
         for axis, dims in places.items():
 
-            def keep(path: str, seen: torch.Tensor, axis: str = axis) -> None:
-                kept[axis, path] = seen
+            def keep(path: str, seen: tuple, axis: str = axis) -> None:
+                kept[axis, path] = seen[0]
 
             stack.enter_context(hooked(model, dims, keep, outputs=axis == RESIDUAL))
         loss = model(input_ids=block, labels=block, use_cache=False).loss

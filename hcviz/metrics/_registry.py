@@ -73,3 +73,9 @@ def exact_pieces(weight: torch.Tensor, axes: TensorAxes, factors) -> Iterator[Bl
 def is_table(axes: TensorAxes) -> bool:
     """Tell whether a weight is looked up by index (an embedding): nothing in it reads copies."""
     return len(axes) == 2 and axes[0].role == "read" and not axes[0].segments[0].axes()
+
+
+def is_stack(axes: TensorAxes) -> bool:
+    """Tell whether a tensor stacks matrices, those of experts, along its first dimension."""
+    plain = bool(axes) and not any(segment.axes() for segment in axes[0].segments)
+    return len(axes) == 3 and axes[0].role == "write" and plain

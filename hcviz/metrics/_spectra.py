@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 
 from hcviz.architecture.axes import TensorAxes
-from hcviz.metrics._registry import Row, metric
+from hcviz.metrics._registry import Row, is_stack, metric
 
 TOP, LARGE = 64, 1024
 """How many values ``spectrum.top`` gives; it sketches a matrix whose smaller side is over LARGE."""
@@ -57,6 +57,14 @@ def tolerance(weight: torch.Tensor) -> float:
     return (stored / 2 * values.norm() + max(weight.shape) * work * values[0]).item()
 
 
+def matrices_of(weight: torch.Tensor, axes: TensorAxes) -> Iterator[tuple[Row, torch.Tensor]]:
+    """Yield a matrix, or every expert's of a stack, and what its rows tell: row is the expert."""
+    if weight.dim() == 2:
+        yield {}, weight
+    elif is_stack(axes):
+        yield from (({"row": number}, matrix) for number, matrix in enumerate(weight))
+
+
 def _number(name: str) -> Callable[[Callable], Callable]:
     """Register a number that follows from the matrix and its singular values."""
 
@@ -64,8 +72,8 @@ def _number(name: str) -> Callable[[Callable], Callable]:
         def rows(
             weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]
         ) -> Iterator[Row]:
-            if weight.dim() == 2:
-                yield {"value": float(function(singular_values(weight), weight))}
+            for where, matrix in matrices_of(weight, axes):
+                yield where | {"value": float(function(singular_values(matrix), matrix))}
 
         rows.__doc__ = function.__doc__
         return metric(name, needs_clone=False)(rows)

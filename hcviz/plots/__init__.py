@@ -16,7 +16,7 @@ from hcviz.plots._cosine import cosine
 from hcviz.plots._curvature import curvature, foretold
 from hcviz.plots._differences import differences, rates
 from hcviz.plots._escape import escape
-from hcviz.plots._evolution import evolution, rank
+from hcviz.plots._evolution import evolution, experts, power_law, rank
 from hcviz.plots._frames import kind
 from hcviz.plots._headline import headline
 from hcviz.plots._heads import heads, induction
@@ -44,6 +44,7 @@ __all__ = [
     "differences",
     "escape",
     "evolution",
+    "experts",
     "foretold",
     "headline",
     "heads",
@@ -58,6 +59,7 @@ __all__ = [
     "matrix_frame",
     "neurons",
     "pairs",
+    "power_law",
     "rank",
     "rates",
     "save",

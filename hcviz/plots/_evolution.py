@@ -29,6 +29,12 @@ _LABELS = {
     "power_law": ("power-law exponent", "exponent of squared values"),
 }
 """Metric, with its axis where it has some -> title and unit."""
+_EXPERTS = {
+    "experts:load": ("load (mean: even)", "share of the choices"),
+    "experts:balance": ("evenness of loads", "entropy / ln experts"),
+    "experts:entropy": ("router's doubt", "entropy / ln experts"),
+    "experts.cosine": ("likeness of experts", "cosine of their weights"),
+}
 
 
 @theme.themed
@@ -103,6 +109,84 @@ def rank(
         'numerical rank'
     """
     return _draw(frame, _RANKS, metrics, hue, by, tensors, ax, title)
+
+
+@theme.themed
+def power_law(
+    frame: pd.DataFrame,
+    *,
+    hue: str = "run",
+    tensors: str | Iterable[str] | None = None,
+    ax: Axes | None = None,
+    title: str = "How does the tail fall off, and is it still the source's?",
+) -> Axes:
+    """Draw the power-law exponent over steps, and the source's as a dashed level.
+
+    Args:
+        frame: Rows of the metrics ``power_law`` and, for the level, ``power_law.source``.
+        hue: As in :func:`evolution`.
+        tensors: As in :func:`evolution`.
+        ax: Axes to draw in; None makes a figure.
+        title: As in :func:`evolution`.
+
+    Returns:
+        The axes.
+
+    Raises:
+        HcvizError: As in :func:`evolution`.
+
+    Example:
+        >>> rows = {"run": "a", "step": [0, 9], "tensor": "fc1", "metric": "power_law"}
+        >>> power_law(pd.DataFrame(rows | {"value": [2.0, 2.5]})).get_ylabel()
+        'exponent of squared values'
+    """
+    labels = {"power_law": ("", _LABELS["power_law"][1])}
+    (panel,) = _draw(frame, labels, None, hue, "metric", tensors, ax, title)
+    if (frame["metric"] == "power_law.source").any():
+        source = _frames.matching(_frames.metric(frame, "power_law.source"), tensors)
+        line = {"color": theme.MUTED, "linewidth": 1.0, "linestyle": (0, (6, 3)), "zorder": 1}
+        panel.axhline(source["value"].mean(), label="_source", **line)
+        panel.annotate(
+            "the source's", (0, source["value"].mean()), xytext=(14, 3), va="bottom",
+            xycoords=("axes fraction", "data"), textcoords="offset points", color=theme.MUTED,
+        )  # fmt: skip
+    return panel
+
+
+@theme.themed
+def experts(
+    frame: pd.DataFrame,
+    *,
+    metrics: str | Iterable[str] | None = None,
+    hue: str = "run",
+    by: str = "metric",
+    tensors: str | Iterable[str] | None = None,
+    ax: Axes | Sequence[Axes] | None = None,
+    title: str = "Who is asked in a mixture of experts?",
+) -> np.ndarray:
+    """Draw the load of every expert, how even loads are, how sure the router is, cosines.
+
+    Args:
+        frame: As in :func:`evolution`, of the metrics ``experts`` and ``experts.cosine``.
+        metrics: As in :func:`evolution`.
+        hue: As in :func:`evolution`.
+        by: As in :func:`evolution`.
+        tensors: As in :func:`evolution`.
+        ax: As in :func:`evolution`.
+        title: As in :func:`evolution`.
+
+    Returns:
+        The axes, one per panel.
+
+    Raises:
+        HcvizError: As in :func:`evolution`.
+
+    Example:
+        >>> rows = {"run": "a", "step": [0, 9], "tensor": "gate", "metric": "experts"}
+        >>> experts(pd.DataFrame(rows | {"axis": "balance", "value": 0.9}))[0].get_ylabel()
+        'entropy / ln experts'
+    """
+    return _draw(frame, _EXPERTS, metrics, hue, by, tensors, ax, title)
 
 
 def _draw(frame, labels, metrics, hue, by, tensors, ax, title) -> np.ndarray:

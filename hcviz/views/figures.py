@@ -26,7 +26,9 @@ FRAMES: dict[str, list[str]] = {
     "pairs": ["pairs"],
     "spectrum": ["spectrum"],
     "rank": ["effective_rank", "participation", "stable_rank", "rank"],
+    "power_law": ["power_law", "power_law.source"],
     "evolution": ["distance", "turn", "update", "flips"],
+    "experts": ["experts", "experts.cosine"],
     "histograms": ["histogram"],
     "activations": ["twins"],
     "cloning_r2": ["cloning_r2"],
@@ -45,7 +47,7 @@ FRAMES: dict[str, list[str]] = {
 }
 """The metrics of every figure that is drawn from a measured table."""
 GRIDS, LOSSES = ("blocks", "antisymmetric"), ("loss", "speedup")
-ONE = ("pairs", "spectrum", "rank", "histograms", "sector_spectra", *GRIDS)
+ONE = ("pairs", "spectrum", "rank", "power_law", "histograms", "sector_spectra", *GRIDS)
 """Figures of one weight, an up-projection unless another is named."""
 
 
@@ -114,9 +116,8 @@ def figure(
     data = measure(list(runs), progress=progress, **options)
     if data.empty:
         names = ", ".join(run.name for run in runs)
-        raise HcvizError(
-            f"Nothing of {names} is drawn by {name!r}: it needs the copies of a clone."
-        )
+        lacks = "experts" if name == "experts" else "the copies of a clone"
+        raise HcvizError(f"Nothing of {names} is drawn by {name!r}: it needs {lacks}.")
     drawn = {"tensors": None} if name == "rank" else {}
     return draw(data, **drawn), data
 

@@ -6,6 +6,7 @@ import scipy.linalg
 import scipy.stats
 import torch
 
+from hcviz.architecture.axes import Dim, Segment
 from hcviz.metrics import METRICS
 from hcviz.statistics import marchenko
 
@@ -184,3 +185,19 @@ def test_spectrum_top_of_a_small_matrix_is_exact():
     for axis in (None, "bound"):
         found = [r["value"] for r in rows("spectrum.top", weight) if r["axis"] == axis]
         assert found == pytest.approx(exact, rel=1e-10)
+
+
+def test_a_locked_clone_has_the_exponent_of_its_source_and_training_does_not_move_the_level():
+    axes = tuple(
+        Dim(role, (Segment(((axis, 120),)),))
+        for role, axis in (("write", "ffn"), ("read", "hidden"))
+    )
+    source = pareto(120, 3.0)
+    start = cloned(source)
+    noise = torch.randn(240, 240, generator=torch.Generator().manual_seed(0)).double() / 10
+    found = METRICS["power_law.source"].function(
+        start + noise, axes, {"ffn": 2, "hidden": 2}, start=start
+    )
+    assert [row["value"] for row in found] == [pytest.approx(value("power_law", source))]
+    assert value("power_law", start) == pytest.approx(value("power_law", source))
+    assert value("power_law", start + noise) != pytest.approx(value("power_law", source), abs=0.1)

@@ -107,6 +107,30 @@ def test_one_panel_has_its_names_at_the_ends_and_no_legend():
     assert ax.get_legend() is None
 
 
+def test_the_power_law_has_the_source_s_exponent_as_a_level():
+    rows = {"run": "symmetric", "step": [0, 9], "tensor": "fc1", "axis": None}
+    frame = pd.DataFrame(rows | {"metric": "power_law", "value": [2.0, 2.5]})
+    error = pd.DataFrame(rows | {"metric": "power_law", "axis": "error", "value": 0.1})
+    source = pd.DataFrame(rows | {"metric": "power_law.source", "value": 2.0})
+    ax = plots.power_law(pd.concat([frame, error, source]))
+    np.testing.assert_array_equal(line(ax, "symmetric").get_ydata(), [2.0, 2.5])
+    assert line(ax, "_source").get_ydata()[0] == 2.0
+    assert all(one.get_label() != "_source" for one in plots.power_law(frame).lines)
+
+
+def test_experts_have_a_thin_line_each_and_a_panel_for_every_number():
+    rows = {"run": "a", "step": [0, 9], "tensor": "gate", "metric": "experts"}
+    loads = [
+        pd.DataFrame(rows | {"axis": "load", "row": row, "value": 0.3 + 0.4 * row})
+        for row in (0, 1)
+    ]
+    even = pd.DataFrame(rows | {"axis": "balance", "row": None, "value": 0.9})
+    axes = plots.experts(pd.concat([*loads, even]))
+    assert heads(axes) == ["load (mean: even)", "evenness of loads"]
+    thin = [one.get_ydata()[0] for one in axes[0].lines if one.get_label() == "_thin"]
+    assert sorted(thin) == pytest.approx([0.3, 0.7])
+
+
 def test_evolution_by_layer_takes_one_metric():
     frame = frames.evolution().astype({"layer": "Int64"})
     axes = plots.evolution(frame, metrics="effective_rank", by="layer")
