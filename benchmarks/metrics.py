@@ -6,6 +6,9 @@
   summing them; its copies are far apart, nearly equal, or equal bit by bit.
 - spectrum: the metric against ``torch.linalg.svdvals`` of the same matrix alone.
 - curvature: a Hessian-vector product of the shipped 64-wide clone against a gradient.
+- text: every metric of a model, against one forward pass over the text that it takes.
+- weights: every metric of single weights that needs no second snapshot, against reading and summing
+  them, over the second layer of a small clone.
 - live: the share of a training run that measuring the ledger of all tensors adds.
 - snapshots: the share of it that saving the default snapshots adds.
 - slider: milliseconds of one step of ``hcviz.explore``.
@@ -114,6 +117,55 @@ def curvature(runs: int) -> dict[str, object]:
     return spread([(seconds(lambda: product(vector)), seconds(gradient)) for _ in range(runs)])
 
 
+def small_clone():
+    """Return a noisy clone of the shipped source, its axes and its source."""
+    source = hcviz.load("nano:gpt-neox")[0]
+    wide = hcviz.clone(source, expansion="noisy-symmetric")
+    return wide, layout(wide.config, factors=wide.config.hcviz["factors"]), source
+
+
+def text(runs: int) -> dict[str, object]:
+    """Compare every metric of a model with one forward pass over its text."""
+    wide, axes, source = small_clone()
+    factors, found = wide.config.hcviz["factors"], {}
+    for name, entry in METRICS.items():
+        if entry.of == "model" and name != "experts" and "curvature" not in name:
+            batch = torch.randint(2048, (entry.blocks, 128))
+            extras = {"source": source} if "source" in entry.needs else {}
+
+            def ours(entry=entry, batch=batch, extras=extras) -> None:
+                list(entry.function(wide, batch, axes, factors, **extras))
+
+            @torch.no_grad()
+            def forward(batch=batch) -> None:
+                wide(batch)
+
+            forward()
+            found[name] = spread([(seconds(ours), seconds(forward)) for _ in range(runs)])
+    return found
+
+
+def weights(runs: int) -> dict[str, object]:
+    """Compare every metric of single weights with reading and summing a layer of them."""
+    wide, axes, _ = small_clone()
+    factors, found = wide.config.hcviz["factors"], {}
+    layer = {n: p.detach() for n, p in wide.named_parameters() if ".1." in n and p.dim() == 2}
+    for name, entry in METRICS.items():
+        if entry.of == "weight" and not entry.needs:
+
+            def ours(entry=entry) -> None:
+                for tensor, weight in layer.items():
+                    list(entry.function(weight.clone(), axes[tensor], factors))
+
+            def read() -> None:
+                for weight in layer.values():
+                    weight.clone().sum().item()
+
+            read()
+            found[name] = spread([(seconds(ours), seconds(read)) for _ in range(runs)])
+    return found
+
+
 def training(runs: int, folder: Path) -> dict[str, object]:
     """Train the shipped source's clone with the defaults, measured and not, and time its parts."""
     from hcviz.training.trainer import Snapshots, SnapshotTrainer
@@ -182,6 +234,8 @@ def main() -> None:
             },
             "spectrum": spectrum(options.runs),
             "curvature": curvature(options.runs),
+            "text": text(options.runs),
+            "weights": weights(options.runs),
         }
         if not options.no_training:
             result |= training(options.runs, Path(folder))
