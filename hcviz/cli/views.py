@@ -93,6 +93,7 @@ def plot(
     out: Annotated[Path | None, arg(metavar="PATH")] = None,
     tensors: tuple[str, ...] = (),
     steps: tuple[int, ...] = (),
+    text: str | None = None,
 ) -> int:
     """Draw one figure of runs: PNG, SVG, the data as CSV, and the command.
 
@@ -102,6 +103,7 @@ def plot(
         out: Where it goes, without an ending; None: figures/NAME.
         tensors: Regular expressions of tensor names; none: all, or one up-projection.
         steps: Steps to show; none: all.
+        text: What the heads of the figure patterns read, for example a sentence of your own.
     """
     from hcviz import plots
     from hcviz.runs.run import Run
@@ -110,7 +112,8 @@ def plot(
     if not runs:
         raise HcvizError("Give at least one run folder, for example: hcviz plot runs/demo/*")
     opened = [Run(path) for path in runs]
-    axes, data = draw(opened, figure, tensors=tensors or None, steps=steps or None, progress=True)
+    asked = {"tensors": tensors or None, "steps": steps or None, "text": text}
+    axes, data = draw(opened, figure, **asked, progress=True)
     written = plots.save(axes, out or Path("figures") / figure, data=data, command=typed_command())
     print("\n".join(map(str, written.values())))
     return 0

@@ -297,9 +297,11 @@ def tokenizer_for(model: Any) -> Any:
         if not place:
             continue
         try:
-            return AutoTokenizer.from_pretrained(place_of(place), trust_remote_code=False)
+            found = AutoTokenizer.from_pretrained(place_of(place), trust_remote_code=False)
         except Exception:  # not there; try the next place
             continue
+        if found("a")["input_ids"]:  # of a folder without one transformers makes an empty one
+            return found
     if model.config.vocab_size == VOCABULARY:
         return AutoTokenizer.from_pretrained(data_folder() / "sources" / "tokenizer")
     raise HcvizError(

@@ -16,6 +16,7 @@ from hcviz.metrics import (  # noqa: F401  (loading a file registers its metrics
     _tails,
 )
 from hcviz.metrics._copies import baseline
+from hcviz.metrics._heads import patterns
 from hcviz.metrics._measure import axes_of, fitting, known_layout, measure, metric_rows
 from hcviz.metrics._registry import COLUMNS, METRICS, Entry, metric
 from hcviz.metrics._subjects import resolve
@@ -31,5 +32,6 @@ __all__ = [
     "measure",
     "metric",
     "metric_rows",
+    "patterns",
     "resolve",
 ]

@@ -1,10 +1,11 @@
-"""Attention patterns: how alike those of copied heads are, and which heads are induction heads."""
+"""Where copied heads look, how alike their attention patterns are, which are induction heads."""
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 from torch.special import entr
@@ -12,8 +13,14 @@ from torch.special import entr
 from hcviz.architecture.axes import HEADS, SYMMETRY, Dim, Segment
 from hcviz.architecture.blocks import pieces
 from hcviz.errors import HcvizError
+from hcviz.io.files import finder, layer_of
+from hcviz.io.sources import tokenizer_for
 from hcviz.metrics._activations import Layout, inner_dims
 from hcviz.metrics._registry import Row, metric
+from hcviz.runs.run import Run
+
+LONGEST = 40
+"""Tokens of a text whose attention is shown."""
 
 
 @metric("heads", of="model")
@@ -27,16 +34,16 @@ def heads(model: nn.Module, batch: torch.Tensor, layout: Layout, factors) -> Ite
     compare with. The model computes its attention by the eager code meanwhile, a block at a time.
     """
     total: dict[tuple[str, str], torch.Tensor] = {}
-    for path, dim, pattern in _patterns(model, batch, layout):
-        copies = _copies(pattern, dim, factors)
-        if len(copies) < 2:
-            continue
-        pairs = itertools.combinations(copies, 2)
-        found = {"copies": torch.stack([agreement(a, b) for a, b in pairs]).mean(0)}
-        if len(copies[0]) > 1:
-            found["others"] = agreement(copies[0], copies[0].roll(-1, 0))
-        for part, values in found.items():
-            total[path, part] = total.get((path, part), 0) + values / len(batch)
+    for block in batch.split(1):
+        for path, copies in attention(model, block, layout, factors).items():
+            if len(copies) < 2:
+                continue
+            pairs = itertools.combinations(copies, 2)
+            found = {"copies": torch.stack([agreement(a, b) for a, b in pairs]).mean(0)}
+            if len(copies[0]) > 1:
+                found["others"] = agreement(copies[0], copies[0].roll(-1, 0))
+            for part, values in found.items():
+                total[path, part] = total.get((path, part), 0) + values / len(batch)
     for (path, part), values in total.items():
         for head, value in enumerate(values.tolist()):
             yield {"tensor": path, "axis": HEADS, "part": part, "row": head, "value": value}
@@ -56,9 +63,9 @@ def induction(model: nn.Module, batch: torch.Tensor, layout: Layout, factors) ->
     vocabulary = model.get_input_embeddings().num_embeddings
     once = torch.randint(vocabulary, (count, length), generator=drawn).to(batch.device)
     total: dict[str, torch.Tensor] = {}
-    for path, dim, pattern in _patterns(model, torch.cat([once, once], 1), layout):
-        value = prefix_matching(_copies(pattern, dim, factors))
-        total[path] = total.get(path, 0) + value / count
+    for block in torch.cat([once, once], 1).split(1):
+        for path, copies in attention(model, block, layout, factors).items():
+            total[path] = total.get(path, 0) + prefix_matching(copies) / count
     for path, table in total.items():
         for (copy, head), value in np.ndenumerate(table.cpu().numpy()):
             where = {"tensor": path, "axis": HEADS, "part": "heads", "row": head, "col": copy}
@@ -80,28 +87,69 @@ def prefix_matching(pattern: torch.Tensor) -> torch.Tensor:
     return pattern[..., half:, :].diagonal(1, -2, -1)[..., :half].mean(-1)
 
 
-def _patterns(
-    model: nn.Module, batch: torch.Tensor, layout: Layout
-) -> Iterator[tuple[str, Dim, torch.Tensor]]:
-    """Yield every attention's path, heads and pattern ``[heads, S, S]``, a block at a time."""
+def attention(
+    model: nn.Module, block: torch.Tensor, layout: Layout, factors
+) -> dict[str, torch.Tensor]:
+    """Return layer by layer the attention on one text, ``[copies, source heads, length, length]``.
+
+    Raises:
+        HcvizError: If the model does not tell its attention.
+    """
     dims = inner_dims(layout, HEADS)
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")  # the others do not tell their patterns
     try:
-        for block in batch.split(1):
-            patterns = model.base_model(
-                input_ids=block, output_attentions=True, use_cache=False
-            ).attentions
-            if len(patterns or ()) != len(dims):
-                raise HcvizError(
-                    f"{type(model).__name__} returns {len(patterns or ())} attention patterns for "
-                    f"its {len(dims)} attention outputs ({', '.join([*dims][:3])}, ...); the "
-                    "metrics 'heads' and 'induction' need one each. Measure 'twins' instead."
-                )
-            for (path, dim), pattern in zip(dims.items(), patterns, strict=True):
-                yield path, dim, pattern[0].double()
+        told = model.base_model(input_ids=block, output_attentions=True, use_cache=False).attentions
     finally:
         model.set_attn_implementation(before)
+    if len(told or ()) != len(dims):
+        raise HcvizError(
+            f"{type(model).__name__} returns {len(told or ())} attention patterns for its "
+            f"{len(dims)} attention outputs ({', '.join([*dims][:3])}, ...); the metrics 'heads' "
+            "and 'induction' need one each. Measure 'twins' instead."
+        )
+    return {
+        path: _copies(pattern[0].double(), dim, factors)
+        for (path, dim), pattern in zip(dims.items(), told, strict=True)
+    }
+
+
+@torch.no_grad()
+def patterns(
+    run: Run, text: str, *, step: int | None = None, tensors: str | Iterable[str] | None = None
+) -> pd.DataFrame:
+    """Return where every head of a layer and its copies look in a text.
+
+    Args:
+        run: A run that started from a clone.
+        text: Its first :data:`LONGEST` tokens are read.
+        step: A step at which the whole model was kept; the last by default.
+        tensors: Regular expressions; the first attention output that one finds; None: a middle one.
+
+    Returns:
+        A row for every query and key: run, step, tensor, layer, head (of the source), copy, query,
+        key, query_token, key_token, value. A query's values add up to one.
+
+    Raises:
+        HcvizError: If the step has no whole model, the text is short or nothing is found.
+    """
+    model = run.model(step)
+    tokenizer = tokenizer_for(model)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"][:LONGEST]
+    if len(ids) < 2:
+        raise HcvizError(f"The text {text!r} has {len(ids)} tokens; attention needs two or more.")
+    told = attention(model, torch.tensor([ids], device=model.device), run.layout, run.factors)
+    names = list(filter(finder(tensors), told))
+    if not names:
+        raise HcvizError(f"No attention matches {tensors!r}; there are {', '.join(told)}.")
+    name = names[0 if tensors else len(names) // 2]
+    copies, heads, queries, keys = (index.ravel() for index in np.indices(told[name].shape))
+    words = np.array([tokenizer.decode([one]) for one in ids], dtype=object)
+    columns = {"copy": copies, "head": heads, "query": queries, "key": keys}
+    columns |= {"query_token": words[queries], "key_token": words[keys]}
+    where = {"run": run.name, "step": run.steps[-1] if step is None else step, "tensor": name}
+    value = told[name].numpy(force=True).ravel()
+    return pd.DataFrame({**where, "layer": layer_of(name), **columns, "value": value})
 
 
 def agreement(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,7 @@ from hcviz.plots._histograms import histograms
 from hcviz.plots._loss import loss
 from hcviz.plots._matched import cloning_r2, matched
 from hcviz.plots._pairs import pairs
+from hcviz.plots._patterns import patterns
 from hcviz.plots._saving import save
 from hcviz.plots._sectors import sector_spectra, sectors
 from hcviz.plots._spectra import spectrum
@@ -59,6 +60,7 @@ __all__ = [
     "matrix_frame",
     "neurons",
     "pairs",
+    "patterns",
     "power_law",
     "rank",
     "rates",

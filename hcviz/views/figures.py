@@ -12,7 +12,7 @@ import pandas as pd
 from hcviz import plots
 from hcviz.errors import HcvizError
 from hcviz.io.files import finder, natural, write_text
-from hcviz.metrics import measure
+from hcviz.metrics import measure, patterns
 from hcviz.runs.run import Run
 from hcviz.statistics.losses import speedup
 from hcviz.views.arms import findings, history
@@ -47,13 +47,15 @@ FRAMES: dict[str, list[str]] = {
 }
 """The metrics of every figure that is drawn from a measured table."""
 GRIDS, LOSSES = ("blocks", "antisymmetric"), ("loss", "speedup")
+TEXT = "In the beginning God created the heaven and the earth."
+"""What attention patterns are drawn on, unless another text is given."""
 ONE = ("pairs", "spectrum", "rank", "power_law", "histograms", "sector_spectra", *GRIDS)
 """Figures of one weight, an up-projection unless another is named."""
 
 
 def figure_names() -> list[str]:
     """Return the names that :func:`figure` knows."""
-    return [name for name in plots.__all__ if name in {*FRAMES, *GRIDS, *LOSSES}]
+    return [name for name in plots.__all__ if name in {*FRAMES, *GRIDS, *LOSSES, "patterns"}]
 
 
 def check_figure(name: str) -> None:
@@ -72,6 +74,7 @@ def figure(
     *,
     tensors: Sequence[str] | None = None,
     steps: Sequence[int] | None = None,
+    text: str | None = None,
     progress: bool = False,
 ) -> tuple[Any, pd.DataFrame]:
     """Draw one figure of runs.
@@ -82,7 +85,8 @@ def figure(
             the first that is no clone, or else the first.
         tensors: Regular expressions of the tensors; None: all, or for figures of one weight the
             up-projection of a middle layer.
-        steps: Steps to show; None: all.
+        steps: Steps to show; None: all. ``patterns`` shows the last of them.
+        text: What ``patterns`` reads; the other figures take none.
         progress: Show a progress bar.
 
     Returns:
@@ -96,6 +100,12 @@ def figure(
     """
     check_figure(name)
     draw = getattr(plots, name)
+    if name == "patterns":
+        step = max(steps) if steps else None
+        data = patterns(runs[0], TEXT if text is None else text, step=step, tensors=tensors)
+        return draw(data), data
+    if text is not None:
+        raise HcvizError(f"The figure {name!r} reads no text; 'patterns' does.")
     if name in LOSSES:
         data = history(runs)
         data = speedup(data, against=_other(runs)) if name == "speedup" else data

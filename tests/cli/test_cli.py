@@ -24,7 +24,7 @@ OPTIONS = {
     "snapshot-dtype disk-budget metrics metric-tensors label device dtype overwrite grow-at",
     "measure": "metrics tensors steps out",
     "evaluate": "tasks steps limit harness out",
-    "plot": "figure out tensors steps",
+    "plot": "figure out tensors steps text",
     "diff": "factors top out",
     "audit": "revisions out",
     "figures": "out",

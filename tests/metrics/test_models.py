@@ -6,7 +6,7 @@ import torch
 
 import hcviz
 from hcviz.errors import HcvizError
-from hcviz.metrics import METRICS, metric
+from hcviz.metrics import METRICS, metric, patterns
 from hcviz.metrics._models import source_of, text_of
 from hcviz.text.corpus import load_corpus
 
@@ -121,3 +121,27 @@ def test_rows_of_models_are_kept_until_the_text_changes(run, monkeypatch):
     with pytest.raises(AttributeError):  # another text wants the model again, which is none here
         hcviz.measure(run, metrics=["cka"], steps=[0], batch=torch.arange(6).view(1, 6))
     assert loaded
+
+
+def test_patterns_are_the_models_own_attention_head_by_head(run):
+    text = "And God said, Let there be light."
+    frame = patterns(run, text, step=2, tensors="layers.0")
+    ids = tiny.tokenizer()(text, add_special_tokens=False)["input_ids"]
+    assert frame["query_token"].unique().tolist() == [tiny.tokenizer().decode([i]) for i in ids]
+    model = run.model(2)
+    model.set_attn_implementation("eager")
+    [wanted, _] = model(torch.tensor([ids]), output_attentions=True).attentions
+    count = model.config.num_attention_heads
+    found = torch.tensor(frame["value"]).reshape(2, count // 2, len(ids), len(ids))
+    # a copy of all heads comes after all heads
+    torch.testing.assert_close(found.flatten(0, 1).float(), wanted[0], atol=1e-6, rtol=0)
+    assert set(frame["step"]) == {2}
+    assert set(frame["layer"]) == {0}
+    assert set(patterns(run, text)["layer"]) == {1}  # of two layers the second is the middle one
+
+
+def test_patterns_say_what_they_lack(run):
+    with pytest.raises(HcvizError, match=r"No attention matches 'nowhere'.*layers.0"):
+        patterns(run, "one two three", tensors="nowhere")
+    with pytest.raises(HcvizError, match="has 0 tokens"):
+        patterns(run, "")

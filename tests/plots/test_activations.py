@@ -191,3 +191,35 @@ def test_in_context_draws_the_loss_in_bins_and_the_score_over_steps():
     np.testing.assert_allclose(line(right, "symmetric").get_ydata(), [0, -0.1, -0.4])
     (alone,) = plots.in_context(loss, step=10)
     np.testing.assert_allclose(line(alone, "symmetric").get_ydata()[0], 4.74)
+
+
+def seen(apart):
+    """Two copies of two heads on three words; head 1 of the copy looks elsewhere by ``apart``."""
+    values = np.tile(np.tril(np.ones((3, 3))) / [[1], [2], [3]], (2, 2, 1, 1))
+    values[1, 1, 1] += [-apart, apart, 0]
+    copies, heads, queries, keys = (one.ravel() for one in np.indices(values.shape))
+    columns = {"copy": copies, "head": heads, "query": queries, "key": keys}
+    words = np.array(["in", "the", "beginning"])
+    where = {"run": "a", "step": 9, "layer": 2, "query_token": words[queries]}
+    return pd.DataFrame(columns | where | {"value": values.ravel()})
+
+
+def test_patterns_begin_with_the_head_whose_copy_differs_most():
+    axes = plots.patterns(seen(0.25))
+    assert [ax.get_title(loc="left") for ax in axes] == [
+        "head 1", "its copy", "copy \N{MINUS SIGN} head, up to 0.2",
+        "head 0", "its copy", "copy \N{MINUS SIGN} head, equal",
+    ]  # fmt: skip
+    head, copy, apart = (np.asarray(ax.images[0].get_array()) for ax in axes[:3])
+    assert np.allclose(copy - head, apart)
+    assert np.allclose(apart, [[0, 0, 0], [-0.25, 0.25, 0], [0, 0, 0]])
+    assert {ax.images[0].get_clim() for ax in axes} == {(-1, 1)}  # one scale
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["in", "the", "beginning"]
+
+
+def test_patterns_of_a_chosen_head_and_of_none():
+    assert len(plots.patterns(seen(0.25), heads=[0])) == 3
+    with pytest.raises(HcvizError, match="No head 7"):
+        plots.patterns(seen(0.25), heads=[7])
+    with pytest.raises(HcvizError, match="no copies"):
+        plots.patterns(seen(0.25).query("copy == 0"))

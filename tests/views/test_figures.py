@@ -51,6 +51,14 @@ def test_one_weight_is_no_bias(tmp_path):
     assert set(data["tensor"]) == {"gpt_neox.layers.1.mlp.dense_h_to_4h.weight"}
 
 
+def test_patterns_read_the_text_that_is_given(run):
+    _, data = figure([run], "patterns", text="Let there be light", steps=[0])
+    assert "".join(data["query_token"].unique()) == "Let there be light"
+    assert set(data["step"]) == {0}
+    with pytest.raises(HcvizError, match="'ledger' reads no text"):
+        figure([run], "ledger", text="Let there be light")
+
+
 def test_what_cannot_be_drawn_is_said(run):
     with pytest.raises(HcvizError, match=r"no figure 'ledgers'; there are .*ledger"):
         figure([run], "ledgers")
