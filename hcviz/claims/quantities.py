@@ -17,7 +17,7 @@ from hcviz.claims.budget import differences, read_pair
 from hcviz.claims.frames import Frames, Who
 from hcviz.errors import HcvizError
 from hcviz.statistics.escape import escape, foretold
-from hcviz.statistics.losses import forgetting, speedup
+from hcviz.statistics.losses import forgetting, slopes_at_growth, speedup
 from hcviz.training.request import TrainRequest
 from hcviz.training.schedule import SCHEDULES
 
@@ -195,28 +195,16 @@ def sooner(view: View, *, arm: Who, against: Who) -> float:
 
 
 @quantity
-def rule_of_slopes(view: View, *, arms: list[Who], window: float = 0.2) -> float:
+def rule_of_slopes(view: View, *, arms: list[Who]) -> float:
     """Return by how much an arm that a rule names ends above the lowest of several that grew.
 
     The rule: grow when the grown model's loss falls faster per FLOP than the small one's did. It
     names the first arm, from early growth to late, of which that is so (the last, if of none).
-    Slopes are those of straight lines through a ``window`` of all FLOPs before and after.
     """
     ends = [view.loss(who) for who in arms]
-    for who, end in zip(arms, ends, strict=True):
-        rows = view.rows("losses", who)
-        rows = rows[rows["split"] == "heldout"].sort_values("step")
-        flops, loss = rows["flops"].to_numpy(dtype=float), rows["loss"].to_numpy(dtype=float)
-        price = np.diff(flops) / np.diff(rows["step"])
-        grown = flops[int(np.argmax(price > 1.001 * price[0]))]
-        near = np.abs(flops - grown) <= window * flops[-1]
-        small, wide = (
-            np.polyfit(flops[near & side], loss[near & side], 1)[0]
-            for side in (flops <= grown, flops >= grown)
-        )
-        if wide < small:
-            return end - min(ends)
-    return ends[-1] - min(ends)
+    slopes = (slopes_at_growth(view.rows("losses", who)) for who in arms)
+    named = (end for end, (small, wide) in zip(ends, slopes, strict=True) if wide < small)
+    return next(named, ends[-1]) - min(ends)
 
 
 @quantity

@@ -153,3 +153,35 @@ def _reached(curve: pd.DataFrame, x: str, target: float) -> float:
         return at[0]
     share = (loss[i - 1] - target) / (loss[i - 1] - loss[i])
     return at[i - 1] + share * (at[i] - at[i - 1])
+
+
+def slopes_at_growth(history: pd.DataFrame, *, window: float = 0.2) -> tuple[float, float]:
+    """Return by how much the held-out loss changed per FLOP before a model grew, and after.
+
+    Args:
+        history: Rows of one run with split, step, flops and loss, as ``Run.history``; the model
+            grows where a step begins to cost more.
+        window: Share of all FLOPs, on either side, through which a straight line is fitted.
+
+    Raises:
+        HcvizError: If no step costs more than the first, or a side has a single point.
+
+    Example:
+        >>> flops, loss = [0, 1, 2, 6, 10], [9.0, 8.0, 7.0, 5.0, 3.0]
+        >>> rows = {"step": range(5), "flops": flops, "loss": loss, "split": "heldout"}
+        >>> [round(slope, 3) for slope in slopes_at_growth(pd.DataFrame(rows), window=0.5)]
+        [-1.0, -0.5]
+    """
+    rows = history[history["split"] == "heldout"].sort_values("step")
+    step, flops, loss = (rows[name].to_numpy(dtype=float) for name in ("step", "flops", "loss"))
+    price = np.diff(flops) / np.diff(step)
+    dearer = price > 1.001 * price[0]
+    grown = flops[dearer.argmax()]
+    near = np.abs(flops - grown) <= window * flops[-1]
+    sides = [near & (flops <= grown), near & (flops >= grown)]
+    if not dearer.any() or min(side.sum() for side in sides) < 2:
+        raise HcvizError(
+            "slopes_at_growth() needs a run that grew, with two held-out losses on either side of "
+            f"it within {window:.0%} of its FLOPs. Evaluate more often (eval_every=...)."
+        )
+    return tuple(float(np.polyfit(flops[side], loss[side], 1)[0]) for side in sides)

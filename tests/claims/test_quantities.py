@@ -177,7 +177,7 @@ def test_the_rule_of_slopes_names_the_first_growth_after_which_the_loss_falls_fa
         parts["runs"].append(pd.DataFrame([{**keys, "loss": end}]))
     tables = {name: pd.concat(some, ignore_index=True) for name, some in parts.items()}
     made = Frames(**tables, metrics=pd.DataFrame(), accuracy=pd.DataFrame())
-    asked = {"arms": ["early", "later", "late"], "window": 0.3}
+    asked = {"arms": ["early", "later", "late"]}
     assert QUANTITIES["rule_of_slopes"](made, [HALF], 2, **asked).tolist() == pytest.approx([0.1])
     asked["arms"] = ["early", "later"]
     assert QUANTITIES["rule_of_slopes"](made, [HALF], 2, **asked).tolist() == [0.0]
