@@ -108,9 +108,9 @@ def _losses(frames: Frames, whos: list[Who], names: list[str] | None = None) -> 
     return pd.concat(parts, ignore_index=True)
 
 
-def _late(rows: pd.DataFrame) -> pd.DataFrame:
+def _late(rows: pd.DataFrame, by: str = "step") -> pd.DataFrame:
     """Leave out the first eighth of the training, in which a random start is far above."""
-    return rows[rows["step"] >= rows["step"].max() / 8]
+    return rows[rows[by] >= rows[by].max() / 8]
 
 
 def _by_family(
@@ -268,7 +268,7 @@ def growing(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     The noisy clone is the one that grew before the run; diamonds are where the others grow.
     """
     if "growing" in recorded:
-        rows = _late(_losses(recorded["growing"], everyone(GROWN, [QUARTER])))
+        rows = _late(_losses(recorded["growing"], everyone(GROWN, [QUARTER])), "flops")
         yield "", (plots.loss(rows, x="flops", reference=None, against="noisy 10 dB"), rows)
 
 

@@ -104,10 +104,10 @@ def step_axis(ax: Axes, steps: Iterable[int]) -> None:
 
 
 def thousands(value: float, _: object) -> str:
-    """Write a tick in thousands, millions or billions."""
-    if abs(value) >= 1e12:
-        return f"{value:.0e}".replace("e+", "e")
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+    """Write a tick in thousands, millions, billions or trillions."""
+    if abs(value) >= 1e15:
+        return f"{value:.2g}".replace("e+", "e")
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{letter}"
     return f"{value:g}"
