@@ -30,6 +30,7 @@ _ROOM = {
     "escape": "statistics.escape",
     "diff": "metrics.diff",
     "audit": "metrics.audit",
+    "loss_slice": "metrics.slices",
     "widen_matrix": "metrics.matrices",
     "measure_matrix": "metrics.matrices",
     "explore": "views.explore",

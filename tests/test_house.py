@@ -26,7 +26,7 @@ CATALOGUES = ("metrics", "plots")  # a file for each family of metrics, for each
 PUBLIC = """
     clone clone_checkpoint verify Report declone deepen layout lockstep_groups grow_optimizer load
     train MetricsCallback BreakerCallback Run measure evaluate speedup forgetting escape diff
-    audit widen_matrix
+    audit loss_slice widen_matrix
     measure_matrix explore watch run_arms grow recorded HcvizError CloneError plots
 """.split()
 

@@ -40,6 +40,12 @@ def on_text(figure: str, tensors: str | None = None) -> pd.DataFrame:
     return hcviz.measure(runs, metrics=FRAMES[figure], tensors=tensors)
 
 
+def slices() -> pd.DataFrame:
+    """Compute the loss around two of the trained arms."""
+    runs = HERE.parents[1] / "runs" / "pages"
+    return pd.concat([hcviz.loss_slice(runs / name) for name in ("symmetric", "noisy-10-dB")])
+
+
 def mixture() -> pd.DataFrame:
     """Train a small mixture of experts and its clones in runs/pages-experts, once."""
     out = HERE.parents[1] / "runs" / "pages-experts"
@@ -104,6 +110,7 @@ PICTURES = {
     "in_context": lambda: plots.in_context(on_text("in_context")),
     "induction": lambda: plots.induction(on_text("induction")),
     "lens": lambda: plots.lens(on_text("lens")),
+    "loss_slice": lambda: plots.loss_slice(slices()),
     "loss": lambda: plots.loss(DEMO.history),
     "matched": lambda: plots.matched(rearranged(), title="Neurons parted by hand"),
     "neurons": lambda: plots.neurons(on_text("neurons")),

@@ -28,6 +28,7 @@ from hcviz.plots._pairs import pairs
 from hcviz.plots._patterns import patterns
 from hcviz.plots._saving import save
 from hcviz.plots._sectors import sector_spectra, sectors
+from hcviz.plots._slices import loss_slice
 from hcviz.plots._spectra import spectrum
 from hcviz.plots._speedup import speedup
 from hcviz.plots._symmetry import ledger
@@ -56,6 +57,7 @@ __all__ = [
     "ledger",
     "lens",
     "loss",
+    "loss_slice",
     "matched",
     "matrix_frame",
     "neurons",

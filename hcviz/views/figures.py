@@ -13,6 +13,7 @@ from hcviz import plots
 from hcviz.errors import HcvizError
 from hcviz.io.files import finder, natural, write_text
 from hcviz.metrics import measure, patterns
+from hcviz.metrics.slices import loss_slice
 from hcviz.runs.run import Run
 from hcviz.statistics.losses import speedup
 from hcviz.views.arms import findings, history
@@ -49,13 +50,14 @@ FRAMES: dict[str, list[str]] = {
 GRIDS, LOSSES = ("blocks", "antisymmetric"), ("loss", "speedup")
 TEXT = "In the beginning God created the heaven and the earth."
 """What attention patterns are drawn on, unless another text is given."""
+OTHERS = ("patterns", "loss_slice")
 ONE = ("pairs", "spectrum", "rank", "power_law", "histograms", "sector_spectra", *GRIDS)
 """Figures of one weight, an up-projection unless another is named."""
 
 
 def figure_names() -> list[str]:
     """Return the names that :func:`figure` knows."""
-    return [name for name in plots.__all__ if name in {*FRAMES, *GRIDS, *LOSSES, "patterns"}]
+    return [name for name in plots.__all__ if name in {*FRAMES, *GRIDS, *LOSSES, *OTHERS}]
 
 
 def check_figure(name: str) -> None:
@@ -82,7 +84,7 @@ def figure(
     Args:
         runs: The arms.
         name: A figure of ``hcviz.plots``. ``speedup`` is that over the arm ``random init``, or else
-            the first that is no clone, or else the first.
+            the first that is no clone, or else the first. ``loss_slice`` is that to the last step.
         tensors: Regular expressions of the tensors; None: all, or for figures of one weight the
             up-projection of a middle layer.
         steps: Steps to show; None: all. ``patterns`` shows the last of them.
@@ -109,6 +111,10 @@ def figure(
     if name in LOSSES:
         data = history(runs)
         data = speedup(data, against=_other(runs)) if name == "speedup" else data
+        return draw(data), data
+    if name in SLICES:
+        clones, last = [run for run in runs if run.is_clone], max(steps) if steps else None
+        data = pd.concat([loss_slice(run, step=last) for run in clones or runs])
         return draw(data), data
     if name in ONE and tensors is None:
         names = _names(runs[0], steps)

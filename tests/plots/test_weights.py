@@ -1,6 +1,6 @@
 """Figures of single weights: spectra, evolution, ranks, histograms; and animations.
 
-Those of `_spectra`, `_evolution`, `_histograms`, `_heatmaps` and `_animate`.
+Those of `_spectra`, `_evolution`, `_histograms`, `_heatmaps`, `_slices` and `_animate`.
 """
 
 import itertools
@@ -129,6 +129,18 @@ def test_experts_have_a_thin_line_each_and_a_panel_for_every_number():
     assert heads(axes) == ["load (mean: even)", "evenness of loads"]
     thin = [one.get_ydata()[0] for one in axes[0].lines if one.get_label() == "_thin"]
     assert sorted(thin) == pytest.approx([0.3, 0.7])
+
+
+def test_the_loss_slice_has_a_panel_per_arm_and_the_way_between_the_states():
+    cells = [(arm, 9, x, y, x * x + y) for arm in "ab" for x in (0.0, 1.0) for y in (0.0, 1, 2)]
+    names = ["run", "step", "symmetric", "antisymmetric", "loss"]
+    axes = plots.loss_slice(pd.DataFrame(cells, columns=names))
+    assert heads(axes) == ["a, step 9", "b, step 9"]
+    np.testing.assert_array_equal(line(axes[0], "_way").get_xydata(), [[0, 0], [1, 1]])
+    levels = axes[0].collections[0].levels
+    assert (levels[0], levels[-1]) == (0, 2)  # what lies beyond the states is above the scale
+    with pytest.raises(HcvizError, match="needs the columns symmetric"):
+        plots.loss_slice(pd.DataFrame({"run": ["a"], "step": 9}))
 
 
 def test_evolution_by_layer_takes_one_metric():
