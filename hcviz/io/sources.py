@@ -74,7 +74,7 @@ def load(spec: str | Path, *, trust_remote_code: bool = False) -> tuple[Any, Any
         The model in eval mode and its own dtype, and the tokenizer.
 
     Raises:
-        HcvizError: If it cannot be found or read.
+        HcvizError: If it cannot be found or read, or computes nothing.
 
     Example:
         >>> model, tokenizer = load("nano:llama")
@@ -90,8 +90,9 @@ def load(spec: str | Path, *, trust_remote_code: bool = False) -> tuple[Any, Any
     try:
         model = read_model(folder, **trust)
         model.config._name_or_path = place
-        with quiet():
+        with quiet(), torch.no_grad():
             tokenizer = AutoTokenizer.from_pretrained(place, **trust)
+            model(input_ids=torch.zeros(1, 2, dtype=torch.long))  # some configurations cannot
     except Exception as error:  # the loaders raise many unrelated kinds
         reason = " ".join(str(own_code(spec) if asks_for_trust(error) else error).split())
         raise HcvizError(

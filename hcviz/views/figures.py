@@ -112,7 +112,7 @@ def figure(
         data = history(runs)
         data = speedup(data, against=_other(runs)) if name == "speedup" else data
         return draw(data), data
-    if name in SLICES:
+    if name == "loss_slice":
         clones, last = [run for run in runs if run.is_clone], max(steps) if steps else None
         data = pd.concat([loss_slice(run, step=last) for run in clones or runs])
         return draw(data), data

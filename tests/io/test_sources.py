@@ -3,11 +3,13 @@
 import dataclasses
 import json
 
+import models
 import pytest
 import scripts
 import tiny
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from hcviz import Run, clone, recorded
 from hcviz.errors import HcvizError
@@ -197,3 +199,14 @@ def test_the_tokenizer_of_a_model_is_found(tmp_path):
     other.save_pretrained(tmp_path / "m")
     small.save_pretrained(tmp_path / "m")
     assert len(tokenizer_for(type(other).from_pretrained(tmp_path / "m"))) == 300
+
+
+def test_a_configuration_whose_model_cannot_compute_is_refused_at_once(tmp_path):
+    config = models.config("phi3", sliding_window=8)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    told["rope_parameters"] |= {"partial_rotary_factor": 3}
+    (tmp_path / "config.json").write_text(json.dumps(told), encoding="utf-8")
+    tiny.tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(HcvizError, match=r"cannot be loaded: .*size of tensor"):
+        load(tmp_path)
