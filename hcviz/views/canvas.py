@@ -1,5 +1,6 @@
 """The picture of explore(): arms side by side, what does not change is drawn once."""
 
+import textwrap
 from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
@@ -154,7 +155,8 @@ class Canvas:
         bar = self.figure.colorbar(image, cax=self.bar, orientation="horizontal", extend=zero)
         said = "; grey: exactly 0" if lowest else ""
         scale = ", one scale for all arms" if len(self.runs) > 1 else ""
-        bar.set_label(f"{self.metric}: {self.kind} of every layer{scale}{said}")
+        label = f"{self.metric}: {self.kind} of every layer{scale}{said}"
+        bar.set_label(textwrap.fill(label, 36 * len(self.runs)))
 
     def _draw_maps(self, spots: np.ndarray) -> None:
         """Draw the weight and what sets its copies apart, of the last step."""
