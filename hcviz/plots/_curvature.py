@@ -94,8 +94,7 @@ def foretold(
         title: Title of the figure, where ``ax`` is None.
 
     Returns:
-        The axes; rates under a tenth of the smallest that is foretold are drawn there, as a
-        triangle that points down.
+        The axes; rates under a 200th of the largest are at the foot, as triangles that point down.
 
     Raises:
         HcvizError: If columns are missing.
@@ -108,19 +107,25 @@ def foretold(
     _frames.need(frame, [hue, "foretold", "rate"], "The figure of foretold rates")
     [axes] = _axes.panels(1, ax, tall=0.7)
     looks = {name: _SECTORS.get(name, look) for name, look in theme.arms(frame[hue]).items()}
-    floor = min(frame["foretold"].min(), frame["rate"].clip(lower=0).max()) / 30
+    floor = frame["rate"].max() / 200
     for name, look in looks.items():
         rows = frame[frame[hue].astype(str) == name]
-        shown = rows["rate"].clip(lower=floor)
-        dots = {"linestyle": "none", "markevery": 1, "label": AXES.get(name, name)}
-        _axes.draw(axes, rows["foretold"], shown, look, **dots)
         low = rows["rate"] < floor
-        axes.plot(rows["foretold"][low], shown[low], "v", color=look.color, label="_under")
-    ends = np.array([floor, 2 * max(frame["foretold"].max(), frame["rate"].max())])
+        dots = {"linestyle": "none", "markevery": 1, "label": AXES.get(name, name)}
+        _axes.draw(axes, rows["foretold"][~low], rows["rate"][~low], look, **dots)
+        under = {"color": look.color, "clip_on": False, "label": "_under"}
+        axes.plot(rows["foretold"][low], [floor] * low.sum(), "v", **under)
+    ends = np.array(
+        [
+            frame[["foretold", "rate"]].clip(lower=floor).min().min(),
+            2 * max(frame["foretold"].max(), frame["rate"].max()),
+        ]
+    )
     same = {"color": theme.MUTED, "linewidth": 0.8, "linestyle": (0, (6, 3))}
     axes.plot(ends, ends, **same, label="_same")
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.set_ylim(bottom=floor)
     axes.set_xlabel("rate that the curvature foretells (per step)")
     axes.set_ylabel("rate that was measured (per step)")
     handles = [Line2D([], [], **same, label="the same")]
