@@ -113,8 +113,8 @@ def foretold(
         low = rows["rate"] < floor
         dots = {"linestyle": "none", "markevery": 1, "label": AXES.get(name, name)}
         _axes.draw(axes, rows["foretold"][~low], rows["rate"][~low], look, **dots)
-        under = {"color": look.color, "clip_on": False, "label": "_under"}
-        axes.plot(rows["foretold"][low], [floor] * low.sum(), "v", **under)
+        foot = [1.2 * floor] * low.sum()
+        axes.plot(rows["foretold"][low], foot, "v", color=look.color, label="_under")
     ends = np.array(
         [
             frame[["foretold", "rate"]].clip(lower=floor).min().min(),
