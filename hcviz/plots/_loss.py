@@ -96,8 +96,8 @@ def loss(
                     alpha=0.15,
                     linewidth=0,
                 )
-            grown = curve[curve["grown"]]
-            panel.plot(grown.index, grown["mean"], "D", color=looks[name].color, label="_grown")
+            if len(grown := curve[curve["grown"]]):
+                panel.plot(grown.index, grown["mean"], "D", color=looks[name].color, label="_grown")
         if level is not None:
             _draw_level(panel, level[0], "" if zoom and panel is axes[0] else level[1])
     axes[0].set_ylabel(f"{what} (nats per token)")
