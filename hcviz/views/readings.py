@@ -151,6 +151,6 @@ def shading(values: np.ndarray) -> tuple[Normalize, Colormap, float]:
     low, high = (finite.min(), finite.max()) if len(finite) else (0, 0)
     colors = mpl.colormaps["cividis"].with_extremes(under="#d8d8d8", bad="white")
     if not spans(finite.tolist()):
-        return Normalize(low, high if high > low else low + 1), colors, 0.0
+        return Normalize(low if high > low else low - 1, high), colors, 0.0
     low = max(finite[finite > 0].min(), 1e-9 * high)
     return LogNorm(low, high), colors, low / 2
