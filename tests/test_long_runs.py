@@ -159,6 +159,18 @@ def test_the_curvature_of_locked_clones_is_gathered_where_it_is_asked_for(
     assert frames.of("curvature", Who("noisy 10 dB", "small"))["value"].tolist() == [-1.0]
 
 
+def test_growth_is_compared_at_equal_compute(tmp_path):
+    """Narrow steps cost a fourth: all arms spend what 1,200 steps of the wide model do."""
+    growing = scripts.load("data/runs/growing.py")
+    jobs = list(growing.jobs(tmp_path))
+    assert len(jobs) == len(set(jobs)) == 3 * 7
+    grown = {name: arm.growth[0] for name, arm in ARMS.items() if arm.growth}
+    assert grown == {arm: share for arm, share in growing.NARROW.items() if 0 < share < 1}
+    for job in jobs:
+        narrow = growing.NARROW[job.arm]
+        assert job.steps * (narrow / 4 + 1 - narrow) == pytest.approx(1200, abs=1)
+
+
 def test_breakers_are_compared_by_the_same_means(tmp_path):
     breakers, made = scripts.load("data/runs/breakers.py"), []
 
@@ -167,7 +179,8 @@ def test_breakers_are_compared_by_the_same_means(tmp_path):
         made.append(job)
 
     recipe.work(tmp_path, breakers.jobs, make)
-    assert len(made) == len(set(made)) == 3 * len(ARMS)  # every arm there is
-    assert {job.arm for job in made} == set(ARMS)
-    assert {(job.source, job.lr, job.factor) for job in made} == {(breakers.SOURCE, 8e-3, 2)}
+    arms = {name for name, arm in ARMS.items() if not arm.growth}
+    assert len(made) == len(set(made)) == 3 * (len(arms) + 2)  # every arm there is, two twice
+    assert {job.arm for job in made if job.factor == 2} == arms
+    assert {(job.source, job.lr) for job in made} == {(breakers.SOURCE, 8e-3)}
     assert {(job.steps, job.context) for job in made} == {(breakers.STEPS, breakers.CONTEXT)}

@@ -202,9 +202,9 @@ def rule_of_slopes(view: View, *, arms: list[Who]) -> float:
     names the first arm, from early growth to late, of which that is so (the last, if of none).
     """
     ends = [view.loss(who) for who in arms]
-    slopes = (slopes_at_growth(view.rows("losses", who)) for who in arms)
+    slopes = [slopes_at_growth(view.rows("losses", who)) for who in arms]
     named = (end for end, (small, wide) in zip(ends, slopes, strict=True) if wide < small)
-    return next(named, ends[-1]) - min(ends)
+    return next(named, ends[-1]) - min(ends) if np.isfinite(slopes).all() else np.nan
 
 
 @quantity

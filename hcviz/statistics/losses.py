@@ -163,8 +163,9 @@ def slopes_at_growth(history: pd.DataFrame, *, window: float = 0.2) -> tuple[flo
             grows where a step begins to cost more.
         window: Share of all FLOPs, on either side, through which a straight line is fitted.
 
-    Raises:
-        HcvizError: If no step costs more than the first, or a side has a single point.
+    Returns:
+        The slope before and the slope after; NaN where no step costs more than the first, or a side
+        has a single point.
 
     Example:
         >>> flops, loss = [0, 1, 2, 6, 10], [9.0, 8.0, 7.0, 5.0, 3.0]
@@ -180,8 +181,5 @@ def slopes_at_growth(history: pd.DataFrame, *, window: float = 0.2) -> tuple[flo
     near = np.abs(flops - grown) <= window * flops[-1]
     sides = [near & (flops <= grown), near & (flops >= grown)]
     if not dearer.any() or min(side.sum() for side in sides) < 2:
-        raise HcvizError(
-            "slopes_at_growth() needs a run that grew, with two held-out losses on either side of "
-            f"it within {window:.0%} of its FLOPs. Evaluate more often (eval_every=...)."
-        )
+        return np.nan, np.nan
     return tuple(float(np.polyfit(flops[side], loss[side], 1)[0]) for side in sides)
