@@ -137,7 +137,11 @@ def clone_checkpoint(
         free = psutil.virtual_memory().available
         if check == "full" or (check == "auto" and 2 * sum(size) < free):
             exact = 2 * sum(size) + 8 * transfer.parameters[1] < free
-            report = _compare(place, folder, transfer.dtype, device, exact, trust_remote_code)
+            try:
+                report = _compare(place, folder, transfer.dtype, device, exact, trust_remote_code)
+            except HcvizError:  # these two cannot be compared, now or later
+                shutil.rmtree(folder)
+                raise
             if not (report.passed or keep_failed):
                 shutil.rmtree(folder)
                 return Written(None, report, transfer.parameters)

@@ -263,6 +263,13 @@ def test_models_are_compared_where_both_fit(tmp_path, monkeypatch, free, compare
     assert (done.report is not None) == compared
 
 
+def test_nothing_is_left_of_a_clone_that_cannot_be_compared(tmp_path):
+    tiny.model("llama", max_position_embeddings=2).save_pretrained(tmp_path / "small")
+    with pytest.raises(hcviz.HcvizError, match=r"length >= 4"):
+        hcviz.clone_checkpoint(tmp_path / "small", tmp_path / "wide", check="full", progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
+
+
 def test_failed_clone_is_not_left_behind_unless_told_to(tmp_path, monkeypatch):
     widened = streaming.Transfer.make
 
