@@ -17,6 +17,7 @@ from hcviz.architecture.axes import SYMMETRY
 from hcviz.architecture.blocks import pieces
 from hcviz.metrics._activations import Layout
 from hcviz.metrics._registry import Row, metric
+from hcviz.metrics._sectors import average
 
 TOLERANCE = 0.01
 """Of an eigenvalue, as a share of it."""
@@ -158,14 +159,7 @@ def projector(weights: Weights, layout: Layout, factors, sector: str) -> Product
     def project(vector: torch.Tensor) -> torch.Tensor:
         mean = vector.clone()
         for name, part in _split(mean, weights).items():
-            for blocks in pieces(part, layout[name], factors):
-                levels = [
-                    d
-                    for d, axis in enumerate(blocks.copy_axes)
-                    if sector in ("symmetric", SYMMETRY.get(axis))
-                ]
-                if levels:
-                    blocks.view.copy_(blocks.view.mean(levels, keepdim=True))
+            average(part, layout[name], factors, None if sector == "symmetric" else sector)
         return mean if sector == "symmetric" else vector - mean
 
     return project

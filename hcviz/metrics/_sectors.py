@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from hcviz.architecture.axes import SYMMETRY, TensorAxes
-from hcviz.architecture.blocks import Blocks
+from hcviz.architecture.blocks import Blocks, pieces
 from hcviz.metrics._registry import Row, exact_pieces, metric
 
 
@@ -37,6 +37,14 @@ def sectors(blocks: Blocks) -> torch.Tensor:
     transform = transform if max(sizes, default=1) > 2 else transform.real
     flat = view.reshape(len(transform), -1).to(transform.dtype)
     return (transform.to(flat.device) @ flat).reshape(*sizes, blocks.rows, -1)
+
+
+def average(weight: torch.Tensor, axes: TensorAxes, factors, letter: str | None = None) -> None:
+    """Put into the place of copies their mean, along all axes or those of R, H or N."""
+    for blocks in pieces(weight, axes, factors):
+        levels = [d for d, a in enumerate(blocks.copy_axes) if letter in (None, SYMMETRY.get(a))]
+        if levels:
+            blocks.view.copy_(blocks.view.mean(levels, keepdim=True))
 
 
 def _labelled(weight: torch.Tensor, axes: TensorAxes, factors) -> Iterator[tuple]:

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hcviz.architecture.blocks import pieces
 from hcviz.errors import HcvizError
 from hcviz.metrics._models import text_of
+from hcviz.metrics._sectors import average
 from hcviz.runs.run import Run
 
 SHARES = tuple(np.linspace(-0.5, 1.5, 9).tolist())
@@ -60,9 +60,7 @@ def loss_slice(
     for name, weight in model.named_parameters():
         start[name], away = weight.clone(), end[name].double() - weight.double()
         shared[name] = away.clone()
-        for blocks in pieces(shared[name], run.layout[name], run.factors):
-            if copies := [*range(len(blocks.copy_axes))]:
-                blocks.view.copy_(blocks.view.mean(copies, keepdim=True).expand_as(blocks.view))
+        average(shared[name], run.layout[name], run.factors)
         rest[name] = away - shared[name]
     rows = []
     for a in shares:

@@ -68,13 +68,7 @@ def accuracy(
             )
         _axes.draw(panel, where, curve["mean"].to_numpy(float), look, label=name)
     level = rows.drop_duplicates("task")["chance"].mean()
-    panel.axhline(
-        level, color=theme.MUTED, linewidth=0.8, linestyle=(0, (6, 3)), zorder=1, label="_chance"
-    )
-    panel.annotate(
-        f"chance {level:.2f}", xy=(0.99, level), xycoords=("axes fraction", "data"), xytext=(0, 3),
-        textcoords="offset points", ha="right", va="bottom", color=theme.MUTED, fontstyle="italic",
-    )  # fmt: skip
+    _axes.level(panel, level, "chance", label="_chance")
     if x == "step":
         _axes.step_axis(panel, means[x])
     else:

@@ -1,15 +1,11 @@
 """What units, neurons and layers do on a text: twins, distinct neurons, CKA, the logit lens."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from hcviz.plots import _frames, _lines, theme
+from hcviz.plots import _axes, _frames, _lines, theme
 from hcviz.plots._symmetry import AXES
-
-Given = Axes | Sequence[Axes] | None
 
 
 @theme.themed
@@ -19,7 +15,7 @@ def activations(
     hue: str = "run",
     x: str = "step",
     log: bool = False,
-    ax: Given = None,
+    ax: _axes.Given = None,
     title: str = "Do copies still say the same? Correlation of twins on held-out text",
 ) -> np.ndarray:
     """Draw the twin correlation of copies, a panel each for residual stream, heads and neurons.
@@ -57,7 +53,7 @@ def neurons(
     *,
     hue: str = "run",
     x: str = "step",
-    ax: Given = None,
+    ax: _axes.Given = None,
     title: str = "How many neurons say something of their own?",
 ) -> np.ndarray:
     """Draw the shares of dead and duplicate neurons, and the effective number of distinct ones.
@@ -139,7 +135,7 @@ def lens(
     *,
     hue: str = "run",
     step: int | None = None,
-    ax: Given = None,
+    ax: _axes.Given = None,
     title: str = "Logit lens: what would each layer already say?",
 ) -> np.ndarray:
     """Draw loss and divergence from the model's own answer of every layer, beside the source's.

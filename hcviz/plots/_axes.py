@@ -19,6 +19,11 @@ from hcviz.errors import HcvizError
 from hcviz.plots import theme
 from hcviz.plots.theme import Arm
 
+Given = Axes | Sequence[Axes] | None
+"""The caller's axes of a figure with panels; None makes one."""
+LEVEL = {"color": theme.MUTED, "linewidth": 1.0, "linestyle": (0, (6, 3)), "zorder": 1}
+"""How a level that curves are compared with is drawn."""
+
 
 def panels(
     count: int,
@@ -101,6 +106,18 @@ def step_axis(ax: Axes, steps: Iterable[int]) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     ax.set_xlim(-0.12, last * 1.12)
     ax.set_xlabel("training step")
+
+
+def level(ax: Axes, height: float, text: str, *, label: str) -> None:
+    """Draw a dashed level with its name, if it has one, over it at the right, inside the axes."""
+    ax.axhline(height, **LEVEL | {"linewidth": 0.8}, label=label)
+    if not text:
+        return
+    ax.annotate(
+        f"{text} {height:.2f}", xy=(0.99, height), xycoords=("axes fraction", "data"),
+        xytext=(0, 3), textcoords="offset points", ha="right", va="bottom", color=theme.MUTED,
+        fontstyle="italic",
+    )  # fmt: skip
 
 
 def thousands(value: float, _: object) -> str:

@@ -144,8 +144,7 @@ def power_law(
     (panel,) = _draw(frame, labels, None, hue, "metric", tensors, ax, title)
     if (frame["metric"] == "power_law.source").any():
         source = _frames.matching(_frames.metric(frame, "power_law.source"), tensors)
-        line = {"color": theme.MUTED, "linewidth": 1.0, "linestyle": (0, (6, 3)), "zorder": 1}
-        panel.axhline(source["value"].mean(), label="_source", **line)
+        panel.axhline(source["value"].mean(), label="_source", **_axes.LEVEL)
         panel.annotate(
             "the source's", (0, source["value"].mean()), xytext=(14, 3), va="bottom",
             xycoords=("axes fraction", "data"), textcoords="offset points", color=theme.MUTED,

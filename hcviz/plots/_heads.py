@@ -1,17 +1,11 @@
 """What attention heads do on a text: how alike copies attend, and which are induction heads."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from hcviz.plots import _axes, _frames, _lines, theme
-
-_OTHERS = {"color": theme.MUTED, "linewidth": 1.0, "linestyle": (0, (6, 3)), "zorder": 1}
-Given = Axes | Sequence[Axes] | None
 
 
 @theme.themed
@@ -20,7 +14,7 @@ def heads(
     *,
     hue: str = "run",
     log: bool = False,
-    ax: Given = None,
+    ax: _axes.Given = None,
     title: str = "Do copied heads look at the same words?",
 ) -> np.ndarray:
     """Draw the agreement of the attention of copied heads over training, a panel per layer.
@@ -52,13 +46,13 @@ def heads(
     rows = rows.assign(weight=rows["weight"] + " " + rows["row"].astype(str))
     names = {layer: f"layer {layer}" for layer in sorted(rows["layer"].unique())}
     levels = others.groupby("layer")["value"].mean()
-    note = [Line2D([], [], label="different heads", **_OTHERS)] if len(levels) else []
+    note = [Line2D([], [], label="different heads", **_axes.LEVEL)] if len(levels) else []
     label = "agreement of\nattention patterns"
     axes = _lines.panels(rows, "layer", names, hue, "step", ax, title, label, log=log, extra=note)
     for panel, layer in zip(axes, names, strict=True):
         if layer in levels.index:
             level = 1 - levels[layer] if log else levels[layer]
-            panel.axhline(level, label="_others", **_OTHERS)
+            panel.axhline(level, label="_others", **_axes.LEVEL)
     return axes
 
 
@@ -68,7 +62,7 @@ def induction(
     *,
     hue: str = "run",
     step: int | None = None,
-    ax: Given = None,
+    ax: _axes.Given = None,
     title: str = "Which heads are induction heads, and are their copies too?",
 ) -> np.ndarray:
     """Draw the induction score of every head, copies joined by a line, a panel per layer.
@@ -110,7 +104,7 @@ def induction(
                 at = np.full(len(copies), head + shift)
                 _axes.draw(panel, at, copies["value"], look._replace(linestyle="-"), label=name)
         for level in uniform.loc[uniform["layer"] == layer, "value"].unique()[:1]:
-            panel.axhline(level, label="_uniform", **_OTHERS)
+            panel.axhline(level, label="_uniform", **_axes.LEVEL)
         panel.set_title(f"layer {layer}")
         panel.set_xlabel("head of the source")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -119,7 +113,7 @@ def induction(
         panel.set_ylim(bottom=0)
     for panel in axes[::2]:
         panel.set_ylabel("attention to what\nfollowed the same token")
-    note = [Line2D([], [], label="looks everywhere", **_OTHERS)] if len(uniform) else []
+    note = [Line2D([], [], label="looks everywhere", **_axes.LEVEL)] if len(uniform) else []
     _axes.legend(axes, looks, note, own=ax is None)
     _axes.titles(axes, title, own=ax is None)
     return axes

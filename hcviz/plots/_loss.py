@@ -99,7 +99,8 @@ def loss(
             if len(grown := curve[curve["grown"]]):
                 panel.plot(grown.index, grown["mean"], "D", color=looks[name].color, label="_grown")
         if level is not None:
-            _draw_level(panel, level[0], "" if zoom and panel is axes[0] else level[1])
+            text = "" if zoom and panel is axes[0] else level[1]
+            _axes.level(panel, level[0], text, label="_reference")
     axes[0].set_ylabel(f"{what} (nats per token)")
     ends = [
         {n: (c.index[-1], c["mean"].iloc[-1]) for n, c in some.items()} for some in (curves, near)
@@ -147,19 +148,6 @@ def _level_of(reference: str | float | None, curves: dict) -> tuple[float, str] 
             return None
         return float(curves[reference]["mean"].iloc[0]), f"{reference} at start"
     return None if reference is None else (float(reference), "reference")
-
-
-def _draw_level(ax: Axes, level: float, text: str) -> None:
-    """Draw a dashed level with its name, if it has one, over it at the right, inside the axes."""
-    ax.axhline(
-        level, color=theme.MUTED, linewidth=0.8, linestyle=(0, (6, 3)), zorder=1, label="_reference"
-    )
-    if not text:
-        return
-    ax.annotate(
-        f"{text} {level:.2f}", xy=(0.99, level), xycoords=("axes fraction", "data"), xytext=(0, 3),
-        textcoords="offset points", ha="right", va="bottom", color=theme.MUTED, fontstyle="italic",
-    )  # fmt: skip
 
 
 def _at(base, where):

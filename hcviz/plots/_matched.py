@@ -1,17 +1,12 @@
 """What copies share however one looks: the cloning R2, and copies reordered or rotated to fit."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from hcviz.plots import _frames, _lines, theme
+from hcviz.plots import _axes, _frames, _lines, theme
 from hcviz.plots._symmetry import AXES
 
-_LEVEL = {"color": theme.MUTED, "linewidth": 1.0, "linestyle": (0, (6, 3)), "zorder": 1}
-Given = Axes | Sequence[Axes] | None
 KINDS = {
     "cosine.units": "as they are",
     "matched": "reordered to fit",
@@ -27,7 +22,7 @@ def cloning_r2(
     hue: str = "run",
     x: str = "step",
     log: bool = False,
-    ax: Given = None,
+    ax: _axes.Given = None,
     title: str = "Cloning R\N{SUPERSCRIPT TWO}: how much of the units' variance do copies share?",
 ) -> np.ndarray:
     """Draw the cloning R2, panels for each axis: activations above, gradients below.
@@ -73,7 +68,7 @@ def matched(
     frame: pd.DataFrame,
     *,
     hue: str = "run",
-    ax: Given = None,
+    ax: _axes.Given = None,
     title: str = "Have copies parted, or are they only rearranged?",
 ) -> np.ndarray:
     """Draw how alike units and their copies are: as they are, reordered, and rotated to fit best.
@@ -110,12 +105,12 @@ def matched(
     levels = frame[frame["metric"].isin([f"{kind}.baseline" for kind in kinds])]
     places = levels["axis"] + " " + levels["metric"].str.removesuffix(".baseline").map(KINDS)
     levels = levels["value"].groupby(places).mean()
-    note = [Line2D([], [], label="unrelated weights", **_LEVEL)] if len(levels) else []
+    note = [Line2D([], [], label="unrelated weights", **_axes.LEVEL)] if len(levels) else []
     axes = _lines.panels(
         rows, "place", names, hue, "step", ax, title, "likeness of copies", columns=len(kinds),
         extra=note,
     )  # fmt: skip
     for panel, place in zip(axes, names, strict=True):
         if place in levels.index:
-            panel.axhline(levels[place], label="_unrelated", **_LEVEL)
+            panel.axhline(levels[place], label="_unrelated", **_axes.LEVEL)
     return axes
