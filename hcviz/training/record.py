@@ -92,7 +92,7 @@ def status_kept(trainer: Any, record: dict[str, Any]) -> Iterator[None]:
     out, first = Path(trainer.args.output_dir), trainer.is_world_process_zero()
     if first:
         write_info(out, record)
-    with _terminable() as deaf:
+    with _terminable(launched=trainer.args.world_size > 1) as deaf:
         try:
             try:
                 yield
@@ -138,22 +138,33 @@ def _ended_elsewhere(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[threading.Event]:
-    """Raise `Terminated` at SIGTERM inside the block, until the event that it yields is set."""
-    deaf = threading.Event()
+def _terminable(*, launched: bool) -> Iterator[threading.Event]:
+    """Raise `Terminated` at SIGTERM inside the block, until the event that it yields is set.
+
+    When a process of a launched run fails, its launcher is about to end it by SIGTERM, and one that
+    comes before the error is told would take the error with it: one more is let pass.
+    """
+    deaf, heard = threading.Event(), threading.Event()
 
     def stop(number: int, frame: Any) -> None:
+        heard.set()
         if not deaf.is_set():
             deaf.set()
             raise Terminated(128 + number)
 
+    def spare(number: int, frame: Any) -> None:
+        signal.signal(number, before or signal.SIG_DFL)
+
     hears = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, stop) if hears else None
+    failed = True
     try:
         yield deaf
+        failed = False
     finally:
         if hears:
-            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+            expected = launched and failed and not heard.is_set()
+            signal.signal(signal.SIGTERM, spare if expected else before or signal.SIG_DFL)
 
 
 def _leave_record(trainer: Any, record: dict[str, Any], first: bool) -> None:

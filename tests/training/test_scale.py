@@ -27,7 +27,7 @@ SHARDED = (
     str(ROOT / "configs" / "eight-gpus.yaml"),
 )
 ARM = f"""
-import os, signal, sys, tiny
+import os, signal, sys, tiny, time
 from hcviz.errors import HcvizError
 from hcviz.text.corpus import load_corpus
 from hcviz.training.train import train
@@ -47,6 +47,7 @@ model = tiny.model(tie_word_embeddings=True)
 try:
     train(model, out=out, corpus=corpus, device="cpu", **{SHORT!r})
 except HcvizError as error:
+    time.sleep(1)  # the launcher's signal to end comes now; the error must outlast it
     sys.exit(str(error))
 """
 
