@@ -10,10 +10,12 @@ import pandas as pd
 import pytest
 import scripts
 import tiny
+import torch
 
 from hcviz.claims import recipe
 from hcviz.claims.frames import Who, open_frames
 from hcviz.io.files import locked
+from hcviz.runs.moments import divisors
 from hcviz.runs.run import Run
 from hcviz.text.corpus import load_corpus
 from hcviz.views.arms import ARMS
@@ -149,14 +151,26 @@ def test_what_is_done_is_gathered_with_its_story(made):
 def test_the_curvature_of_locked_clones_is_gathered_where_it_is_asked_for(
     made, tmp_path, monkeypatch
 ):
-    row = {"step": 0, "tensor": "model", "axis": "H", "part": "smallest", "value": -1.0}
-    found = lambda *_, **__: pd.DataFrame([row | {"metric": "curvature"}])  # noqa: E731
-    monkeypatch.setattr(recipe, "measure", found)
-    monkeypatch.setattr(recipe, "LOCKED", "noisy 10 dB")  # the clone that there is
+    """Its steps are taken again, the same ones, and Adam's moments are there at the last."""
+    row, taken = {"step": 0, "tensor": "model", "axis": "H", "part": "smallest", "value": -1.0}, []
     out = shutil.copytree(made[0], tmp_path / "out")
-    frames = open_frames(recipe.gather(out, command="breakers.py", curvature=True))
-    assert set(frames.curvature["arm"]) == {"noisy 10 dB"}
-    assert frames.of("curvature", Who("noisy 10 dB", "small"))["value"].tolist() == [-1.0]
+    monkeypatch.chdir(out)
+    corpus = load_corpus(out / "text.jsonl", tokenizer=tiny.tokenizer(), context=64)
+
+    def measured(run, *, metrics, steps, cache):
+        taken.append(run.tensor("gpt_neox.embed_in.weight", steps[-1]))
+        assert "gpt_neox.embed_in.weight" in divisors(run.stored(steps[-1]).folder)
+        return pd.DataFrame([row | {"metric": "curvature"}])
+
+    monkeypatch.setattr(recipe, "measure", measured)
+    monkeypatch.setattr(recipe, "LOCKED", "noisy 10 dB")  # the clone that there is
+    for _ in range(2):
+        frames = open_frames(recipe.gather(out, command="breakers.py", curvature=corpus))
+        assert set(frames.curvature["arm"]) == {"noisy 10 dB"}
+        assert frames.of("curvature", Who("noisy 10 dB", "small"))["value"].tolist() == [-1.0]
+    run = Run(out / "small-x2" / "lr-0.001" / "seed-0" / "noisy-10-dB")
+    assert len(taken) == 1
+    assert torch.equal(taken[0], run.tensor("gpt_neox.embed_in.weight", 3))
 
 
 def test_growth_is_compared_at_equal_compute(tmp_path):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,12 +84,8 @@ def make(
         items: Of each task, only so many; None: all.
     """
     folder, began = out / job.folder, time.process_time()
-    snapshots = [step for step in SNAPSHOTS if step < job.steps] + [job.steps]
     try:
-        [run] = run_arms(
-            job.source, out=out / job.place, arms=[job.arm], factor=job.factor, steps=job.steps,
-            lr=job.lr, seed=job.seed, corpus=corpus, snapshots=snapshots, device=device, **SHARED,
-        )  # fmt: skip
+        run = train(job, out, corpus=corpus, device=device)
     except HcvizError as error:
         if "loss became" not in str(error):
             raise
@@ -108,6 +105,16 @@ def make(
     note(folder, job, loss=loss, cpu_minutes=round((time.process_time() - began) / 60, 2))
 
 
+def train(job: Job, out: Path, **options: Any) -> Run:
+    """Train one run, or go on with it."""
+    snapshots = [step for step in SNAPSHOTS if step < job.steps] + [job.steps]
+    [run] = run_arms(
+        job.source, out=out / job.place, arms=[job.arm], factor=job.factor, steps=job.steps,
+        lr=job.lr, seed=job.seed, snapshots=snapshots, **(SHARED | options),
+    )  # fmt: skip
+    return run
+
+
 def measure_accuracy(folder: Path, items: int | None = None) -> None:
     """Measure accuracy on the tasks that ship, at the steps whose models a run has kept."""
     kept = folder / "accuracy.parquet"
@@ -115,12 +122,19 @@ def measure_accuracy(folder: Path, items: int | None = None) -> None:
         evaluate(Run(folder), limit=items, cache=False).to_parquet(kept, index=False)
 
 
-def measure_curvature(folder: Path) -> None:
-    """Measure how the loss curves along the copies of a run, on its held-out text, if not yet."""
-    kept, run = folder / "curvature.parquet", Run(folder)
-    if not kept.is_file():
-        frame = measure(run, metrics=["curvature", "curvature.adam"], steps=CURVED, cache=False)
-        frame.to_parquet(kept, index=False)
+def measure_curvature(job: Job, out: Path, corpus: Corpus) -> None:
+    """Measure how the loss curves along the copies of a run, on its held-out text, if not yet.
+
+    The first steps are taken once more: where they end the moments, which the run drops, are kept.
+    """
+    kept = out / job.folder / "curvature.parquet"
+    if kept.is_file():
+        return
+    steps = [min(step, job.steps) for step in CURVED]
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
+        run = train(job, Path(scratch), corpus=corpus, device="cpu", until=steps[-1])
+        frame = measure(run, metrics=["curvature", "curvature.adam"], steps=steps, cache=False)
+    frame.to_parquet(kept, index=False)
 
 
 def note(folder: Path, job: Job, **facts: object) -> None:
@@ -152,13 +166,13 @@ def work(out: Path, jobs: Callable[[Path], Iterator[Job]], make: Callable[[Job],
             print((out / job.folder / DONE).read_text(encoding="utf-8"), flush=True)
 
 
-def gather(out: Path, *, command: str, curvature: bool = False) -> Path:
+def gather(out: Path, *, command: str, curvature: Corpus | None = None) -> Path:
     """Write frames/: the losses and metrics of all runs that are done, and a row for each run.
 
     Args:
         out: The folder of the runs.
         command: The command that makes them again.
-        curvature: Whether to measure the curvature of locked clones, too.
+        curvature: The text of the runs, to measure the curvature of locked clones, too.
 
     Returns:
         The folder of the frames: losses, metrics, accuracy, runs, and curvature if it was asked
@@ -178,7 +192,7 @@ def gather(out: Path, *, command: str, curvature: bool = False) -> Path:
             continue
         measure_accuracy(path.parent)
         if curvature and job.arm == LOCKED:
-            measure_curvature(path.parent)
+            measure_curvature(job, out, curvature)
         for name, parts in tables.items():
             if name == "curvature" and not (curvature and job.arm == LOCKED):
                 continue
@@ -210,11 +224,12 @@ def script(
         jobs: As for :func:`work`.
         source: The model whose tokenizer reads the text.
         context: Tokens in a block.
-        curvature: As for :func:`gather`.
+        curvature: Whether to measure the curvature of locked clones, too.
     """
     name, out = Path(sys.argv[0]).name, Path(sys.argv[1])
-    if "--frames" in sys.argv:
-        gather(out, command=f"python data/runs/{name} OUT", curvature=curvature)
-        return
     corpus = load_corpus("asv+kjv", tokenizer=load(source)[1], context=context)
+    if "--frames" in sys.argv:
+        command = f"python data/runs/{name} OUT"
+        gather(out, command=command, curvature=corpus if curvature else None)
+        return
     work(out, jobs, lambda job: make(job, out, corpus))

@@ -174,5 +174,5 @@ def reproduce(
     work(out, lambda _: iter(jobs), lambda job: make(job, out, corpus, device=device, items=items))
     curved = str(claim.measure.arguments.get("metric")).startswith("curvature")
     command = f"hcviz reproduce {claim.name} --seeds {seeds}"
-    frames = open_frames(gather(out, command=command, curvature=curved))
+    frames = open_frames(gather(out, command=command, curvature=corpus if curved else None))
     return Again(claim, recorded, verdict_of(claim, frames))
