@@ -7,6 +7,8 @@
 - spectrum: the metric against ``torch.linalg.svdvals`` of the same matrix alone.
 - curvature: a Hessian-vector product of the shipped 64-wide clone against a gradient.
 - text: every metric of a model, against one forward pass over the text that it takes.
+- experts: what routers of a mixture of 8 experts choose, against one forward pass, and how alike
+  the experts are, against reading and summing them.
 - weights: every metric of single weights that needs no second snapshot, against reading and summing
   them, over the second layer of a small clone.
 - live: the share of a training run that measuring the ledger of all tensors adds.
@@ -23,11 +25,13 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import torch
 from clone import SHAPES, source
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import hcviz
 from hcviz.architecture.blocks import pieces
@@ -39,6 +43,7 @@ from hcviz.widening.layout import layout
 FACTORS = {"hidden": 2, "ffn": 2, "kv_heads": 2}
 APART = {"noisy": 0.3, "trained": 0.01, "locked": 0.0}
 """How far the copies of a checkpoint are apart, in standard deviations of its weights."""
+STACK = "model.layers.1.mlp.experts.down_proj"
 
 
 def seconds(function) -> float:
@@ -145,6 +150,33 @@ def text(runs: int) -> dict[str, object]:
     return found
 
 
+def experts(runs: int) -> dict[str, object]:
+    """Compare the metrics of experts with a forward pass, and with reading a stack of them."""
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 2048}
+    config = AutoConfig.for_model("mixtral", **sizes, **heads, num_local_experts=8)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    batch, axes = torch.randint(2048, (METRICS["experts"].blocks, 128)), layout(config, factors={})
+    stack = model.get_parameter(STACK).detach()
+
+    @torch.no_grad()
+    def forward() -> None:
+        model(batch)
+
+    def ours(name: str, *what) -> Callable[[], object]:
+        return lambda: list(METRICS[name].function(*what, {}))
+
+    sides = {
+        "experts": (ours("experts", model, batch, axes), forward),
+        "experts.cosine": (ours("experts.cosine", stack, axes[STACK]), lambda: stack.sum().item()),
+    }
+    forward()
+    return {
+        name: spread([(seconds(one), seconds(least)) for _ in range(runs)])
+        for name, (one, least) in sides.items()
+    }
+
+
 def weights(runs: int) -> dict[str, object]:
     """Compare every metric of single weights with reading and summing a layer of them."""
     wide, axes, _ = small_clone()
@@ -235,6 +267,7 @@ def main() -> None:
             "spectrum": spectrum(options.runs),
             "curvature": curvature(options.runs),
             "text": text(options.runs),
+            "experts": experts(options.runs),
             "weights": weights(options.runs),
         }
         if not options.no_training:
