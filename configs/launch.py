@@ -2,11 +2,11 @@
 
     hcviz dry-run pythia-410m
     hcviz clone EleutherAI/pythia-410m wide --hidden 2
-    python configs/dolma.py dolma.jsonl --gigabytes 2
-    torchrun --nproc_per_node 8 configs/launch.py pythia-410m wide runs/cloned --corpus dolma.jsonl
+    python configs/dolma.py dolma --tokenizer EleutherAI/pythia-410m --gigabytes 2
+    torchrun --nproc_per_node 8 configs/launch.py pythia-410m wide runs/cloned --corpus dolma
     accelerate launch --config_file configs/several-nodes.yaml --num_machines 8 --num_processes 64 \
         --machine_rank R --main_process_ip FIRST_NODE \
-        configs/launch.py pythia-410m wide runs/cloned --corpus dolma.jsonl
+        configs/launch.py pythia-410m wide runs/cloned --corpus dolma
 
 The steps are the same on any number of GPUs: each of fewer gathers more batches for one.
 """

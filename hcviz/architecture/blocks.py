@@ -19,6 +19,7 @@ from hcviz.architecture.axes import (
     wide_level,
     wide_shape,
 )
+from hcviz.errors import HcvizError
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,11 @@ def pieces(
             copies.
 
     Raises:
-        ValueError: If the tensor's shape is not the one that axes and factors give.
+        HcvizError: If the tensor's shape is not the one that axes and factors give.
     """
     expected, plans = _plans(axes, tuple(factors.items()), wide)
     if tuple(tensor.shape) != expected:
-        raise ValueError(
+        raise HcvizError(
             f"A tensor of shape {tuple(tensor.shape)} does not fit the factors "
             f"{dict(factors) if wide else {}}, which give {expected}. Pass the factors that the "
             "clone was made with."
@@ -194,7 +195,7 @@ def grid(weight: torch.Tensor, axes: TensorAxes, factors: Factors) -> torch.Tens
         ``[n_written, n_read, rows, cols]``, rows being written units; a view where memory allows.
 
     Raises:
-        ValueError: If the shapes do not fit, or the tensor is fused from several segments.
+        HcvizError: If the shapes do not fit, or the tensor is fused from several segments.
 
     Example:
         >>> from hcviz.architecture.axes import Dim, Segment
@@ -207,7 +208,7 @@ def grid(weight: torch.Tensor, axes: TensorAxes, factors: Factors) -> torch.Tens
     found = list(pieces(weight, axes, factors))
     if len(found) != 1:
         parts = [blocks.part for blocks in found]
-        raise ValueError(
+        raise HcvizError(
             f"This weight is fused from {parts}; take its blocks one by one with pieces()."
         )
     return found[0].grid()

@@ -99,6 +99,12 @@ def check_free(path: str | Path, *, overwrite: bool = False) -> None:
         )
 
 
+def _check_name(path: Path) -> None:
+    """Refuse a path beside which nothing can be written and renamed to it."""
+    if path.name in ("", ".."):
+        raise HcvizError(f"'{path}' has no name of its own to be written under. Choose a name.")
+
+
 def full_disk(error: BaseException | None) -> BaseException | None:
     """Return what, among an error and its causes, says that a disk is full; None if nothing does.
 
@@ -191,7 +197,8 @@ def fresh_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]
         overwrite: Replace an existing one; it is kept until the new one is whole.
 
     Raises:
-        HcvizError: If ``path`` is taken or being written, or its parent cannot be written.
+        HcvizError: If ``path`` has no name of its own (``..``), is taken or being written, or its
+            parent cannot be written.
 
     Example:
         >>> import tempfile
@@ -202,6 +209,7 @@ def fresh_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]
         '42'
     """
     path = Path(path)
+    _check_name(path)
     with locked(path):
         check_free(path, overwrite=overwrite)
         scratch = path.parent / f".tmp-{path.name}-{uuid.uuid4().hex[:8]}"
@@ -260,9 +268,12 @@ def fresh_files(*paths: str | Path) -> Iterator[list[Path]]:
     They are renamed in order; where one cannot be, those before get back what they held.
 
     Raises:
-        HcvizError: If the disk is full, or nothing can be written there.
+        HcvizError: If a path has no name of its own, the disk is full, or nothing can be written
+            there.
     """
     mark, places = uuid.uuid4().hex[:8], [Path(path) for path in paths]
+    for path in places:
+        _check_name(path)
     scratch = [path.with_name(f".tmp-{mark}-{path.name}") for path in places]
     before = [path.with_name(f".tmp-old-{mark}-{path.name}") for path in places[:-1]]
     try:

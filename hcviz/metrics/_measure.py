@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from hcviz.architecture.axes import Dim, Segment, TensorAxes
 from hcviz.errors import CloneError, HcvizError
 from hcviz.io.files import finder, layer_of, natural
+from hcviz.io.forms import naming
 from hcviz.metrics._models import measure_models
 from hcviz.metrics._reading import TensorReader
 from hcviz.metrics._registry import Entry, Row
@@ -92,15 +93,17 @@ def measure(
                 )
             work += [(one, chosen, name, live) for name in found]
         caches[one] = Cache(one.cache_folder if cache else None)
-        measured = measure_models(
-            one, snapshots, models, batch=batch, source=source, cache=caches[one]
-        )
-        rows += [row for row in measured if finds(row["tensor"])]
+        with naming(one.path or one.name):
+            measured = measure_models(
+                one, snapshots, models, batch=batch, source=source, cache=caches[one]
+            )
+            rows += [row for row in measured if finds(row["tensor"])]
     try:
         for one, chosen, name, live in tqdm(
             work, desc="measuring", unit="tensor", disable=not progress
         ):
-            rows += _measure_tensor(one, chosen, name, weights, live, caches[one])
+            with naming(one.path or one.name):
+                rows += _measure_tensor(one, chosen, name, weights, live, caches[one])
             caches[one].commit()
     finally:
         for kept in caches.values():

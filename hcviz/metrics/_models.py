@@ -17,8 +17,7 @@ from hcviz.metrics._registry import METRICS, Row
 from hcviz.runs.moments import divisors, moments_mark
 from hcviz.runs.rows import Cache, fingerprint
 from hcviz.runs.run import Run
-from hcviz.text.corpus import pack, split_documents
-from hcviz.text.documents import read_documents
+from hcviz.text.corpus import heldout_blocks
 
 LENGTH = 256
 """Most tokens in a block of the default text."""
@@ -117,18 +116,14 @@ def text_of(run: Run, model: Any) -> torch.Tensor:
     corpus |= run.info.get("corpus") or {}
     most = getattr(model.config, "max_position_embeddings", None) or LENGTH
     length = min(corpus["context"], LENGTH, most)
+    how = {"holdout": corpus["holdout"], "seed": corpus["seed"]}
     try:
-        documents, _ = read_documents(corpus["name"])
+        return heldout_blocks(corpus["name"], tokenizer=tokenizer_for(model), context=length, **how)
     except HcvizError as error:
         raise HcvizError(
             f"The corpus {corpus['name']!r} of {run.name} cannot be read again: {error} Pass "
             "batch=..., token ids [batch, length]."
         ) from error
-    name = corpus["name"]
-    _, heldout = split_documents(
-        documents, holdout=corpus["holdout"], seed=corpus["seed"], name=name
-    )
-    return pack(heldout, tokenizer_for(model), length, f"The held-out part of {name!r}")
 
 
 def source_of(run: Run, source: Any) -> Any:

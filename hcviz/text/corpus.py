@@ -15,6 +15,7 @@ import torch
 from hcviz.errors import HcvizError
 from hcviz.text.documents import Document, read_documents
 from hcviz.text.grammar import ENGLISH
+from hcviz.text.tokens import NOTE, read_tokens, tokenised, vocabulary_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +29,15 @@ class Corpus:
 
     name: str
     train: torch.Tensor
-    """int64 [N_train, C]"""
+    """int64 [N_train, C]; int32 if it lies on the disk"""
     heldout: torch.Tensor
     """int64 [N_heldout, C]"""
     fingerprint: str
     """SHA-256 of the documents, their split and the tokenizer."""
     bytes_per_token: float
     """Text bytes per predicted held-out token."""
+    largest: int
+    """The largest number of a token."""
     heldout_groups: tuple[str, ...]
     documents: int
     text_bytes: int
@@ -97,7 +100,9 @@ def load_corpus(
     """Read, split, tokenise and pack a text.
 
     Args:
-        name_or_path: See `hcviz.text.documents.read_documents`.
+        name_or_path: See `hcviz.text.documents.read_documents`; or a folder that
+            `hcviz.text.tokens.write_tokens` wrote, whose tokens stay on the disk, and whose split
+            stays as it was written.
         tokenizer: A Hugging Face tokenizer with an end-of-text token.
         context: Tokens in a block.
         holdout: Share of the documents that is held out. The same seed holds out the same chapters
@@ -124,13 +129,9 @@ def load_corpus(
         )
     if context < 2:
         raise HcvizError(f"context must be at least 2 tokens, not {context}.")
-    if tokenizer.eos_token_id is None:
-        raise HcvizError(
-            f"The tokenizer {tokenizer.name_or_path!r} has no end-of-text token to put between "
-            "documents. "
-            "Set one: tokenizer.eos_token = ..."
-        )
     name = str(name_or_path)
+    if (Path(name) / NOTE).is_file():
+        return _on_disk(Path(name), tokenizer, context)
     exact = name.partition(":")[0] == "grammar" and "+" not in name
     documents, origin = read_documents(name_or_path)
     train, heldout = split_documents(documents, holdout=holdout, seed=seed, name=name)
@@ -138,19 +139,61 @@ def load_corpus(
         "train": pack(train, tokenizer, context, f"The training part of {name!r}"),
         "heldout": pack(heldout, tokenizer, context, f"The held-out part of {name!r}"),
     }
+    exact = _exact_bytes(blocks["heldout"], tokenizer)
+    known = name.partition(":")[0] == "grammar" and "+" not in name
     return Corpus(
         name=name,
         **blocks,
         fingerprint=_fingerprint(train, heldout, tokenizer),
-        bytes_per_token=_bytes_per_token(blocks["heldout"], heldout, tokenizer),
+        bytes_per_token=_mean_bytes(heldout, tokenizer) if exact is None else exact,
+        largest=max(int(block.max()) for block in blocks.values()),
         heldout_groups=tuple(dict.fromkeys(document.group for document in heldout)),
         documents=len(documents),
         text_bytes=sum(len(document.text.encode()) for document in documents),
         seed=seed,
         holdout=holdout,
         origin=origin,
-        floor=ENGLISH.floor(lambda word: len(tokenizer.tokenize(word))) if exact else None,
+        floor=ENGLISH.floor(lambda word: len(tokenizer.tokenize(word))) if known else None,
     )
+
+
+def _on_disk(folder: Path, tokenizer: Any, context: int) -> Corpus:
+    """Open a folder of tokens; those held out are read, the others as they are asked for."""
+    note, tokens = read_tokens(folder, tokenizer)
+    train = cut(tokens["train"], context, f"The training part of '{folder}'")
+    heldout = cut(tokens["heldout"].long(), context, f"The held-out part of '{folder}'")
+    sides, exact = (note["train"], note["heldout"]), _exact_bytes(heldout, tokenizer)
+    marks = "".join([note["vocabulary"], *(side["sha256"] for side in sides)])
+    return Corpus(
+        name=str(folder),
+        train=train,
+        heldout=heldout,
+        fingerprint=hashlib.sha256(marks.encode()).hexdigest(),
+        bytes_per_token=sides[1]["bytes"] / sides[1]["tokens"] if exact is None else exact,
+        largest=max(side["largest"] for side in sides),
+        heldout_groups=tuple(f"document {number}" for number in note["heldout_documents"]),
+        documents=sum(side["documents"] for side in sides),
+        text_bytes=sum(side["bytes"] for side in sides),
+        seed=note["seed"],
+        holdout=note["holdout"],
+        origin=note["origin"],
+    )
+
+
+def heldout_blocks(
+    name: str, *, tokenizer: Any, context: int, holdout: float, seed: int
+) -> torch.Tensor:
+    """Read the held-out part of a text alone, as :func:`load_corpus` splits it: int64 [N, C].
+
+    Raises:
+        HcvizError: If the text cannot be read, or is too short for a block.
+    """
+    what = f"The held-out part of {name!r}"
+    if (Path(name) / NOTE).is_file():
+        return cut(read_tokens(Path(name), tokenizer)[1]["heldout"].long(), context, what)
+    documents, _ = read_documents(name)
+    _, heldout = split_documents(documents, holdout=holdout, seed=seed, name=name)
+    return pack(heldout, tokenizer, context, what)
 
 
 def split_documents(
@@ -186,44 +229,42 @@ def split_documents(
 
 def pack(documents: list[Document], tokenizer: Any, context: int, what: str) -> torch.Tensor:
     """Tokenise documents, join them with end-of-text tokens, cut into blocks: int64 [N, C]."""
-    parts = []
-    for first in range(0, len(documents), 1024):  # lists of numbers take ten times the room
-        texts = [document.text for document in documents[first : first + 1024]]
-        rows = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        parts += [np.asarray([*row, tokenizer.eos_token_id], dtype=np.int64) for row in rows]
-    tokens = np.concatenate(parts)
+    rows = [row for _, row in tokenised((document.text for document in documents), tokenizer)]
+    return cut(torch.from_numpy(np.concatenate(rows)), context, what)
+
+
+def cut(tokens: torch.Tensor, context: int, what: str) -> torch.Tensor:
+    """Cut tokens into blocks, [T] -> [N, C]; the tail that fills none is left out.
+
+    Raises:
+        HcvizError: If not one is full.
+    """
     count = len(tokens) // context
     if count == 0:
         raise HcvizError(
             f"{what} is too short: {len(tokens)} tokens, and one block needs {context}. "
             "Give more text, a smaller context, or a larger holdout."
         )
-    return torch.from_numpy(tokens[: count * context].reshape(count, context).copy())
+    return tokens[: count * context].view(count, context)
 
 
-def _bytes_per_token(blocks: torch.Tensor, documents: list[Document], tokenizer: Any) -> float:
-    """Count text bytes per predicted token.
-
-    Exact for byte-level tokenizers; for others the mean over the held-out documents.
-    """
-    vocabulary = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+def _exact_bytes(blocks: torch.Tensor, tokenizer: Any) -> float | None:
+    """Count text bytes per predicted token, if the tokenizer is byte-level; else None."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if type(getattr(backend, "decoder", None)).__name__ == "ByteLevel":
-        # in a byte-level vocabulary every character stands for one byte
-        special = set(tokenizer.all_special_ids)
-        sizes = torch.tensor(
-            [0 if i in special else len(token) for i, token in enumerate(vocabulary)]
-        )
-        predicted = blocks[
-            :, 1:
-        ]  # the first token of a block has nothing before it to be predicted from
-        return sizes[predicted].sum().item() / predicted.numel()
-    rows = tokenizer(
-        [document.text for document in documents], add_special_tokens=False, verbose=False
-    )["input_ids"]
-    return sum(len(document.text.encode()) for document in documents) / sum(
-        len(row) + 1 for row in rows
-    )
+    if type(getattr(backend, "decoder", None)).__name__ != "ByteLevel":
+        return None
+    # in a byte-level vocabulary every character stands for one byte
+    vocabulary = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    special = set(tokenizer.all_special_ids)
+    sizes = torch.tensor([0 if i in special else len(token) for i, token in enumerate(vocabulary)])
+    predicted = blocks[:, 1:]  # the first token of a block has nothing before it to be told from
+    return sizes[predicted].sum().item() / predicted.numel()
+
+
+def _mean_bytes(documents: list[Document], tokenizer: Any) -> float:
+    """Return text bytes per token over documents, with the end-of-text token of each."""
+    tokens = sum(len(row) for _, row in tokenised((d.text for d in documents), tokenizer))
+    return sum(len(document.text.encode()) for document in documents) / tokens
 
 
 def _fingerprint(train: list[Document], heldout: list[Document], tokenizer: Any) -> str:
@@ -232,6 +273,6 @@ def _fingerprint(train: list[Document], heldout: list[Document], tokenizer: Any)
     for side, documents in (("train", train), ("heldout", heldout)):
         for document in documents:
             digest.update(f"\x1e{side}\x1f{document.group}\x1f{document.text}".encode())
-    for token, index in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
-        digest.update(f"\x1e{index}\x1f{token}".encode())
+    for entry in vocabulary_of(tokenizer):
+        digest.update(entry)
     return digest.hexdigest()

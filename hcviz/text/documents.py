@@ -82,7 +82,8 @@ def read_documents(name_or_path: str | Path) -> tuple[list[Document], dict[str, 
     if path.suffix not in (".txt", ".jsonl"):
         raise HcvizError(
             f"Unknown corpus {name!r}. Use {', '.join(_NAMED)}, several of them as asv+sotu, the "
-            "path of a .txt or .jsonl file, or hf:ID for a dataset of the Hugging Face hub."
+            "path of a .txt or .jsonl file, hf:ID for a dataset of the Hugging Face hub, or a "
+            "folder of tokens (hcviz.text.tokens)."
         )
     try:
         text = path.read_text(encoding="utf-8")

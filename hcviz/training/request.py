@@ -28,7 +28,7 @@ class TrainRequest:
 
     corpus: Any = "asv"
     """The text: asv, kjv, sotu, grammar, pydoc or several (asv+kjv); a .txt or .jsonl file; hf:ID
-    for a dataset of the hub; or a Corpus."""
+    for a dataset of the hub; a folder of tokens (hcviz.text.tokens); or a Corpus."""
     tokenizer: Any = None
     """By default the model's own, found through its folder or its source."""
     steps: int = 120
@@ -293,10 +293,9 @@ def hold_weights(model: Any, dtype: str | None) -> str | None:
 
 def check_fit(model: Any, corpus: Any) -> None:
     """Refuse a text that the model cannot read."""
-    largest = max(int(corpus.train.max()), int(corpus.heldout.max()))
-    if largest >= model.config.vocab_size:
+    if corpus.largest >= model.config.vocab_size:
         raise HcvizError(
-            f"The tokenizer's tokens go up to {largest}, and the model has "
+            f"The tokenizer's tokens go up to {corpus.largest}, and the model has "
             f"{model.config.vocab_size}. "
             "Give the model's own tokenizer."
         )

@@ -205,5 +205,5 @@ class BlockOrder(Dataset):
         return len(self.order)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        block = self.blocks[self.order[index]]
+        block = self.blocks[self.order[index]].long()
         return {"input_ids": block, "labels": block}

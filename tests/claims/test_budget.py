@@ -29,7 +29,7 @@ from hcviz.claims.quantities import QUANTITIES
 from hcviz.claims.reproduce import verdict_of
 from hcviz.errors import HcvizError
 from hcviz.runs.run import Run
-from hcviz.text.documents import read_documents
+from hcviz.text.corpus import load_corpus
 
 ROOT = Path(__file__).parents[2]
 TOML = """name = "tiny"
@@ -168,15 +168,31 @@ def test_the_launch_trains_as_the_file_says(path, tmp_path, monkeypatch):
     assert last["flops"] == costs["flops_inner"] * costs["tokens"]
 
 
-def test_as_much_is_written_of_every_shard_of_dolma(tmp_path):
+def test_as_much_is_written_of_every_shard_of_dolma(tmp_path, capsys):
     for name in ("a", "b"):
         with gzip.open(tmp_path / f"{name}.json.gz", "wt", encoding="utf-8") as file:
             file.writelines(json.dumps({"id": n, "text": name * 10}) + "\n" for n in range(9))
     urls = [(tmp_path / f"{name}.json.gz").as_uri() for name in ("a", "b")]
-    script("dolma").write(tmp_path / "dolma.jsonl", urls, 50)
-    texts = [one.text for one in read_documents(tmp_path / "dolma.jsonl")[0]]
-    assert texts == 3 * ["a" * 10] + 3 * ["b" * 10]  # 25 bytes each, to a whole document
-    assert not (tmp_path / "dolma.part").exists()
+    texts = script("dolma").texts
+    assert list(texts(urls, 50)) == 3 * ["a" * 10] + 3 * ["b" * 10]  # 25 bytes each, whole ones
+    (tmp_path / "a.json.gz").write_bytes((tmp_path / "a.json.gz").read_bytes()[:-12])
+    assert set(texts([*urls, "file:///gone"], 1e9)) == {"a" * 10, "b" * 10}
+    said = capsys.readouterr().err
+    assert f"{urls[0]} broke off" in said
+    assert "file:///gone broke off" in said
+
+
+def test_a_list_of_shards_becomes_a_corpus(tmp_path):
+    with gzip.open(tmp_path / "a.json.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": f"It rained on day {n}."}) + "\n" for n in range(900))
+    (tmp_path / "list.txt").write_text((tmp_path / "a.json.gz").as_uri() + "\n")
+    tiny.tokenizer().save_pretrained(tmp_path / "tokenizer")
+    script("dolma").main(
+        tmp_path / "out", tokenizer=str(tmp_path / "tokenizer"), version=str(tmp_path / "list.txt")
+    )
+    corpus = load_corpus(tmp_path / "out", tokenizer=tiny.tokenizer(), context=16)
+    assert corpus.documents == 900
+    assert corpus.origin == {"shards": "list.txt", "read": "1"}
 
 
 def test_fewer_gpus_gather_more_batches_and_take_as_long(pythia):

@@ -122,6 +122,17 @@ def test_place_that_cannot_be_written_is_named(tmp_path):
             write_text(out, "new")
 
 
+@pytest.mark.parametrize("out", ["", ".", "..", "/", "a/.."])
+def test_a_place_without_a_name_is_refused(out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(hcviz.HcvizError, match="has no name of its own"):
+        write_text(out, "new")
+    with pytest.raises(hcviz.HcvizError, match="has no name of its own"):
+        with fresh_folder(out, overwrite=True):
+            pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_text_is_written_by_rename(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     assert write_text(path, "ä") == path

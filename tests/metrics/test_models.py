@@ -1,5 +1,7 @@
 """Metrics of whole models in measure(): what they are given, and what becomes of their rows."""
 
+import json
+
 import pytest
 import tiny
 import torch
@@ -92,6 +94,22 @@ def test_snapshots_with_chosen_tensors_only_are_passed_over(run, seen):
     with pytest.raises(HcvizError, match=r"seen need a whole model.*symmetric keeps chosen"):
         hcviz.measure(demo, metrics=["seen"])
     assert not seen
+
+
+@pytest.mark.parametrize(
+    ("metrics", "change", "said"),
+    [
+        (["twins"], {"num_hidden_layers": 9}, "need a whole model"),
+        (["cosine"], {"head_dim": 64}, "does not fit the factors"),
+    ],
+)
+def test_a_checkpoint_that_is_not_what_it_says_is_named(metrics, change, said, tmp_path):
+    hcviz.clone(tiny.model().eval()).save_pretrained(tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(HcvizError, match=said) as caught:
+        hcviz.measure(hcviz.Run.of(tmp_path / "run"), metrics=metrics, cache=False)
+    assert str(tmp_path / "run") in str(caught.value)
 
 
 @pytest.mark.parametrize("family", ["llama", "opt"])
