@@ -132,11 +132,11 @@ def small_clone():
 def text(runs: int) -> dict[str, object]:
     """Compare every metric of a model with one forward pass over its text."""
     wide, axes, source = small_clone()
-    factors, found = wide.config.hcviz["factors"], {}
+    factors, found, given = wide.config.hcviz["factors"], {}, {"source": source, "start": wide}
     for name, entry in METRICS.items():
         if entry.of == "model" and name != "experts" and "curvature" not in name:
             batch = torch.randint(2048, (entry.blocks, 128))
-            extras = {"source": source} if "source" in entry.needs else {}
+            extras = {extra: given[extra] for extra in entry.needs}
 
             def ours(entry=entry, batch=batch, extras=extras) -> None:
                 list(entry.function(wide, batch, axes, factors, **extras))

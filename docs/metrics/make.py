@@ -3,6 +3,7 @@
 Each page docs/metrics/NAME.md has one, NAME.png; its entry in PICTURES draws it.
 """
 
+import copy
 import functools
 import io
 import sys
@@ -20,6 +21,7 @@ from transformers import AutoModelForCausalLM, MixtralConfig
 import hcviz
 from hcviz import plots
 from hcviz.claims.frames import open_frames
+from hcviz.plots._coordinates import KINDS, change_by_width, said, slopes
 from hcviz.views.figures import FRAMES
 
 mpl.use("agg")
@@ -67,6 +69,42 @@ def mixture() -> pd.DataFrame:
     return hcviz.measure(runs, metrics=FRAMES["experts"])
 
 
+@functools.cache
+def widths() -> pd.DataFrame:
+    """Train models of three widths for eight steps in runs/pages-widths, once."""
+    out, lr = HERE.parents[1] / "runs" / "pages-widths", 1e-3
+    source, tokenizer = hcviz.load("nano:gpt-neox-quarter")
+    how = {"tokenizer": tokenizer, "steps": 8, "snapshots": [1, 2, 4, 8], "eval_blocks": 2}
+    how |= {"warmup": 0.0, "schedule": "constant", "trainer_args": {"max_grad_norm": 0.0}}
+    frames = []
+    for n in (1, 2, 4):
+        wide = hcviz.clone(source, hidden=n) if n > 1 else source
+        config = copy.deepcopy(wide.config)
+        config.hcviz = None
+        torch.manual_seed(0)
+        random = AutoModelForCausalLM.from_config(config)
+        families = {
+            "clones, same rate": (wide, {"lr": lr}),
+            "clones, rate / factor": (wide, {"lr": lr / n}),
+            "clones, lockstep": (wide, {"lr": lr, "lockstep": wide if n > 1 else None}),
+            "random init, same rate": (random, {"lr": lr}),
+        }
+        for family, (model, more) in families.items():
+            run = hcviz.train(model, out=out / f"{family.replace(' / ', '-by-')} {n}", **how | more)
+            frames.append(hcviz.measure(run, metrics=FRAMES["coordinates"]).assign(family=family))
+    return pd.concat(frames)
+
+
+def slopes_of_widths() -> str:
+    """Write what the picture of the coordinate check says as a table."""
+    table = change_by_width(widths(), "family")
+    lines = [["", *KINDS.values()], ["---"] * (1 + len(KINDS))]
+    for family in table.index.unique("family"):
+        cells = [said(slopes(table.loc[family, kind])).removeprefix("slope ") for kind in KINDS]
+        lines.append([family, *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def rearranged() -> pd.DataFrame:
     """Part the neurons of a made-up layer's copies in three ways, ever further."""
     rng = np.random.default_rng(0)
@@ -97,6 +135,7 @@ PICTURES = {
     "angle": lambda: plots.cosine(measured("angle"), metric="angle"),
     "cka": lambda: plots.cka(on_text("cka")),
     "cloning_r2": lambda: plots.cloning_r2(on_text("cloning_r2"), log=True),
+    "coordinates": lambda: plots.coordinates(widths(), hue="family"),
     "cosine": lambda: plots.cosine(DEMO.metric("cosine"), log=True),
     "curvature": lambda: plots.curvature(locked_curvature()),
     "escape": lambda: plots.escape(DEMO.metric("ledger")),
@@ -127,6 +166,8 @@ PICTURES = {
     "spectrum": lambda: plots.spectrum(DEMO.metric("spectrum")),
 }
 """Page -> what draws its picture: axes, as the functions of hcviz.plots return them."""
+TABLES = {"coordinates": slopes_of_widths}
+"""Page -> what writes the table between its two lines ``<!-- measured -->``."""
 
 
 def main(names: list[str]) -> None:
@@ -138,6 +179,10 @@ def main(names: list[str]) -> None:
         plt.close(figure)
         picture = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
         picture.save(HERE / f"{name}.png", optimize=True)
+        if name in TABLES:
+            page, mark = HERE / f"{name}.md", "<!-- measured -->\n"
+            before, _, after = page.read_text(encoding="utf-8").split(mark)
+            page.write_text(f"{before}{mark}{TABLES[name]()}\n{mark}{after}", encoding="utf-8")
         print(f"{name}.png: {(HERE / f'{name}.png').stat().st_size / 1e3:.0f} kB")
 
 

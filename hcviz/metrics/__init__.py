@@ -3,6 +3,7 @@
 from hcviz.metrics import (  # noqa: F401  (loading a file registers its metrics)
     _activations,
     _context,
+    _coordinates,
     _copies,
     _curvature,
     _evolution,

@@ -45,7 +45,11 @@ def measure_models(
     entries = {m: METRICS[m] for m in metrics if run.is_clone or not METRICS[m].needs_clone}
     if not entries:
         return
-    missing = {step: sorted(run.layout.keys() - run.names(step), key=natural) for step in steps}
+
+    def lacks(step: int) -> list[str]:
+        return sorted(run.layout.keys() - run.names(step), key=natural)
+
+    missing = {step: lacks(step) for step in steps}
     steps = [step for step in steps if not missing[step]]
     if not steps:
         step, names = next(iter(missing.items()))
@@ -54,18 +58,23 @@ def measure_models(
             f"{run.name} keeps chosen tensors only (at step {step} {len(names)} are missing, for "
             f"example {names[0]}). Ask for the steps that are whole."
         )
-    kept = {}
+    asked, kept = {extra for entry in entries.values() for extra in entry.needs}, {}
+    origin = next(step for step in run.steps if not lacks(step)) if "start" in asked else None
     for step in steps:
         for label, entry in entries.items():
             first = source is None and "source" in entry.needs  # which is taken out of it
             steps_read = {step, *run.steps[: int(first)]}
+            steps_read |= {origin} if "start" in entry.needs else set()
             mark = _mark(run, steps_read, batch, source) if is_ours(entry) else None
             if mark and "moments" in entry.needs:
                 mark = fingerprint(mark, moments_mark(run.stored(step).folder))
             kept[step, label] = mark, cache.get(f"{label}//{step}", mark)
     todo = {step for (step, _), (_, rows) in kept.items() if rows is None}
-    compares = todo and any("source" in entry.needs for entry in entries.values())
-    source, text = source_of(run, source) if compares else None, batch
+    given, text = {}, batch
+    if todo and "source" in asked:
+        given["source"] = source_of(run, source)
+    if todo and "start" in asked:
+        given["start"] = run.model(origin)
     for step in steps:
         model = run.model(step) if step in todo else None
         if model is not None and text is None:
@@ -73,7 +82,7 @@ def measure_models(
         for label, entry in entries.items():
             mark, rows = kept[step, label]
             if rows is None:
-                extras = {"source": source} if "source" in entry.needs else {}
+                extras = {extra: given[extra] for extra in entry.needs if extra in given}
                 if "moments" in entry.needs:
                     extras["moments"] = _moments(run, step, model, text)
                 factors = run.factors if run.is_clone else {}

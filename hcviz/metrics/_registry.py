@@ -15,7 +15,8 @@ Metric = Callable[..., Iterator[Row]]
 EXTRAS = ("start", "previous", "gap", "source", "moments")
 """What a metric may ask for by name. One of a weight: the same tensor at the run's first snapshot,
 and at the one before (None at the first), and how many steps ago that was. One of a model: the
-source model (None without a clone), and by tensor what its Adam divides by (None: not kept)."""
+model at the first whole snapshot, the source (None without a clone), and by tensor what its Adam
+divides by (None: not kept)."""
 
 
 @dataclass(frozen=True)

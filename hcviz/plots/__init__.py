@@ -12,6 +12,7 @@ from hcviz.plots._accuracy import accuracy, tasks
 from hcviz.plots._activations import activations, cka, lens, neurons
 from hcviz.plots._animate import animate
 from hcviz.plots._context import in_context
+from hcviz.plots._coordinates import coordinates
 from hcviz.plots._cosine import cosine
 from hcviz.plots._curvature import curvature, foretold
 from hcviz.plots._differences import differences, rates
@@ -41,6 +42,7 @@ __all__ = [
     "blocks",
     "cka",
     "cloning_r2",
+    "coordinates",
     "cosine",
     "curvature",
     "differences",

@@ -43,6 +43,7 @@ FRAMES: dict[str, list[str]] = {
     ],
     "neurons": ["neurons"],
     "cka": ["cka"],
+    "coordinates": ["coordinates"],
     "lens": ["lens"],
     "curvature": ["curvature", "curvature.adam"],
 }

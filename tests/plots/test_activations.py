@@ -193,6 +193,60 @@ def test_in_context_draws_the_loss_in_bins_and_the_score_over_steps():
     np.testing.assert_allclose(line(alone, "symmetric").get_ydata()[0], 4.74)
 
 
+def moved(run, width, power, **more):
+    """A run whose change grows with a power of its width; of layer 1 it is three times as far."""
+    cells = {
+        (axis, part, width): lambda _, step, layer: (1 + 2 * layer) * step * width**power
+        for axis in ("R", "H", "N", None)
+        for part in ("change", "size")
+    }
+    return frame("coordinates", cells, arms=[run]).assign(**more)
+
+
+def test_coordinates_are_lines_over_the_width_with_their_slopes():
+    runs = [moved(f"{width} wide", width, 0.75) for width in (32, 64, 128)]
+    axes = plots.coordinates(pd.concat(runs))
+    names = ["residual stream", "attention", "MLP", "logits"]
+    assert [ax.get_title(loc="left") for ax in axes] == names
+    for ax in axes:
+        assert [one.get_label() for one in ax.lines] == [
+            "step 10",
+            "step 40",
+        ]  # of 0 none has moved
+        assert line(ax, "step 10").get_xdata().tolist() == [32, 64, 128]
+        np.testing.assert_allclose(line(ax, "step 10").get_ydata(), 20 * ax.get_xticks() ** 0.75)
+        assert ax.texts[0].get_text() == "slope 0.75"
+    early, late = axes[0].lines
+    assert early.get_marker() != late.get_marker()
+    assert theme.lightness(early.get_color()) > theme.lightness(late.get_color()) + 20
+    assert [ax.lines[0].get_label() for ax in plots.coordinates(pd.concat(runs), steps=[40])] == (
+        ["step 40"] * 4
+    )
+
+
+def test_coordinates_have_a_row_for_each_family():
+    runs = [
+        moved(f"{name} {width}", width, power + (width == 8) / 100, family=name)
+        for name, power in (("wild", 1.0), ("calm", 0.0))
+        for width in (4, 8)
+    ]
+    runs[-1] = runs[-1][(runs[-1]["step"] != 40) | (runs[-1]["axis"] != "R")]
+    axes = plots.coordinates(pd.concat(runs), hue="family")
+    assert [ax.get_ylabel() for ax in axes[::4]] == ["wild\nRMS change", "calm\nRMS change"]
+    assert [ax.get_xlabel() for ax in axes] == [""] * 4 + ["width"] * 4
+    assert axes[0].texts[0].get_text() == "slope 1.03"
+    assert len(line(axes[4], "step 40").get_xdata()) == 1  # the run ended before
+    with pytest.raises(HcvizError, match=r"wild 4 and calm 4 are both 4 wide.*hue="):
+        plots.coordinates(pd.concat(runs))
+    with pytest.raises(HcvizError, match="None of these activations has moved"):
+        plots.coordinates(runs[0].query("step == 0"))
+
+
+def test_coordinates_of_one_width_have_no_slope():
+    for ax in plots.coordinates(moved("a", 32, 1.0)):
+        assert [text.get_text() for text in ax.texts] == [""]
+
+
 def seen(apart):
     """Two copies of two heads on three words; head 1 of the copy looks elsewhere by ``apart``."""
     values = np.tile(np.tril(np.ones((3, 3))) / [[1], [2], [3]], (2, 2, 1, 1))
