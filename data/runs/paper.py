@@ -43,7 +43,6 @@ def jobs(out: Path) -> Iterator[Job]:
         for arm in arms:
             yield from (Job(HALF, arm, lr) for lr in untried(out, arm))
         yield from (Job(HALF, arm, lr, seed) for seed in SEEDS for arm, lr in rates(out, arms))
-    for arms in (FIRST, LATER):
         for seed in SEEDS:
             yield from (Job(name, *arm, seed) for name in FAMILIES for arm in rates(out, arms))
     for arm, lr in rates(out, WIDER):
