@@ -125,6 +125,13 @@ def rearranged() -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def of_neurons(axes: np.ndarray) -> np.ndarray:
+    """Say what goes on from left to right where nothing is trained."""
+    for ax in axes:
+        ax.set_xlabel("parted so far, in 48ths")
+    return axes
+
+
 def locked_curvature() -> pd.DataFrame:
     """Return the curvature of one locked clone, as it is recorded beside the breakers."""
     frame = open_frames("breakers").curvature
@@ -151,7 +158,7 @@ PICTURES = {
     "lens": lambda: plots.lens(on_text("lens")),
     "loss_slice": lambda: plots.loss_slice(slices()),
     "loss": lambda: plots.loss(DEMO.history),
-    "matched": lambda: plots.matched(rearranged(), title="Neurons parted by hand"),
+    "matched": lambda: of_neurons(plots.matched(rearranged(), title="Neurons parted by hand")),
     "neurons": lambda: plots.neurons(on_text("neurons")),
     "twins": lambda: plots.activations(on_text("activations"), log=True),
     "pairs": lambda: plots.pairs(DEMO.metric("pairs"), runs=["noisy 10 dB", "dropout 0.1"]),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from hcviz.errors import HcvizError
@@ -99,8 +100,7 @@ def loss(
             if len(grown := curve[curve["grown"]]):
                 panel.plot(grown.index, grown["mean"], "D", color=looks[name].color, label="_grown")
         if level is not None:
-            text = "" if zoom and panel is axes[0] else level[1]
-            _axes.level(panel, level[0], text, label="_reference")
+            _axes.level(panel, level[0], level[1] if named else "", label="_reference")
     axes[0].set_ylabel(f"{what} (nats per token)")
     ends = [
         {n: (c.index[-1], c["mean"].iloc[-1]) for n, c in some.items()} for some in (curves, near)
@@ -119,7 +119,8 @@ def loss(
         axes[0].set_title("all arms (lower is better)")
         if zoom:
             axes[1].set_title("from close by")
-        _axes.legend(axes, looks, own=True)
+        told = [] if level is None else [f"{level[1]} {level[0]:.2f}"]
+        _axes.legend(axes, looks, [Line2D([], [], **_axes.LEVEL, label=t) for t in told], own=True)
     _axes.titles(axes, title or f"{what.capitalize()} over training", own=ax is None)
     axes[0].figure.draw_without_rendering()  # settles limits and heights, for the end labels
     for i, (panel, end) in enumerate(zip(axes, ends, strict=True)):

@@ -50,7 +50,7 @@ def test_loss_draws_every_arm_in_its_look():
         np.testing.assert_array_equal(drawn.get_ydata(), rows["loss"])
         assert same_color(drawn.get_color(), theme.ARMS[arm].color)
         assert drawn.get_marker() == theme.ARMS[arm].marker
-    assert set(legend_names(ax.figure)) == set(frames.ARMS)
+    assert set(legend_names(ax.figure)) == {*frames.ARMS, "source at start 3.41"}
     assert "held-out loss (nats per token)" in ax.get_ylabel()
 
 
@@ -58,10 +58,11 @@ def test_loss_marks_the_level_where_the_source_starts():
     history = frames.history()
     ax = plots.loss(history, against=None)
     assert line(ax, "_reference").get_ydata()[0] == pytest.approx(3.412)
-    assert "source at start 3.41" in texts(ax.figure.axes[1])  # where there is room for it
+    assert "source at start 3.41" in legend_names(ax.figure)
     _, mine = plt.subplots()
     ax = plots.loss(history, reference=3.0, ax=mine)
     assert line(ax, "_reference").get_ydata()[0] == 3.0
+    assert "reference 3.00" in texts(ax)
     _, mine = plt.subplots()
     ax = plots.loss(history, reference=None, ax=mine)
     assert not [one for one in ax.lines if "_reference" in one.get_label()]
