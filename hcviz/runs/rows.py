@@ -62,7 +62,7 @@ def read_frame(path: Path, remedy: str) -> pd.DataFrame:
                 raise ValueError(f"in {name!r} stands what does not belong there")
     except Exception as error:  # pyarrow and pandas raise many unrelated kinds
         raise HcvizError(f"{path} cannot be read: {error!r}. {remedy}") from error
-    return frame.astype({"axis": object})
+    return frame.astype({"axis": object, "value": float})  # a column of gaps has no type
 
 
 def read_live(folder: Path) -> pd.DataFrame:

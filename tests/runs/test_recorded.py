@@ -3,6 +3,7 @@
 import pytest
 
 import hcviz
+from hcviz.runs.rows import read_frame
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +51,8 @@ def test_a_recorded_run_knows_what_was_measured_of_the_whole_run(demo):
     wanted = frame.query("metric == 'cosine' and layer == 0 and step == 1200")
     wanted = wanted[wanted["tensor"].str.contains("dense_h_to_4h")]
     assert hcviz.measure(run, **asked)["value"].tolist() == wanted["value"].tolist()
+
+
+def test_a_table_whose_values_are_all_missing_still_holds_numbers(demo, tmp_path):
+    demo.frame[:3].assign(value=None).to_parquet(tmp_path / "metrics.parquet", index=False)
+    assert read_frame(tmp_path / "metrics.parquet", "")["value"].dtype == float
