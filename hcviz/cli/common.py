@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from hcviz.errors import HcvizError
-from hcviz.io.parameters import explained
+from hcviz.io.parameters import explained, parse_pairs
 
 Model = Positional[Annotated[str, arg(metavar="MODEL")]]
 Out = Positional[Annotated[Path, arg(metavar="OUT")]]
@@ -65,8 +65,7 @@ def setting(text: str | None, value=str):
     try:
         if text is None or "=" not in text:
             return None if text is None else value(text)
-        pairs = (pair.rpartition("=") for pair in text.split(","))
-        return {key.strip(): value(word.strip()) for key, _, word in pairs}
+        return {key: value(word) for key, word in parse_pairs(text).items()}
     except ValueError as error:
         raise HcvizError(f"{text!r} does not say {value.__name__} values: {error}.") from error
 

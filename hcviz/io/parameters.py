@@ -1,4 +1,4 @@
-"""Parameters said once: a dataclass is the keywords of a function, their docs, its record."""
+"""Parameters said once by a dataclass: keywords, their docs, a record; and those typed as pairs."""
 
 import ast
 import dataclasses
@@ -28,6 +28,18 @@ def explained(request: type) -> dict[str, str]:
         for field, text in itertools.pairwise(made.body)
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
     }
+
+
+def parse_pairs(text: str) -> dict[str, str]:
+    """Read what is typed as ``key=value,key=value``; a key may hold ``=`` itself, a value not.
+
+    Example:
+        >>> parse_pairs("scale=0.01, axis=N")
+        {'scale': '0.01', 'axis': 'N'}
+    """
+    parts = (part.rpartition("=") for part in text.split(",") if part)
+    pairs = ((key, word) if sign else (word, "") for key, sign, word in parts)
+    return {key.strip(): word.strip() for key, word in pairs}
 
 
 def takes(request: type) -> Callable[[Callable], Callable]:

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from hcviz.errors import HcvizError
+from hcviz.io.parameters import parse_pairs
 
 
 def _cosine_to_tenth(progress: float) -> float:
@@ -130,8 +131,7 @@ def _parse(text: str) -> Breaker:
             "colon: gradient-noise:scale=0.01,steps=1,axis=N"
         )
     known, settings = BREAKERS[name], dict(BREAKERS[name])
-    for pair in filter(None, rest.split(",")):
-        key, _, word = (part.strip() for part in pair.partition("="))
+    for key, word in parse_pairs(rest).items():
         if key not in known:
             raise HcvizError(
                 f"{text!r}: {name} has no setting {key!r}. It has "

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hcviz.errors import HcvizError
-from hcviz.io.parameters import takes
+from hcviz.io.parameters import parse_pairs, takes
 from hcviz.runs.run import Run
 from hcviz.training.request import TrainRequest
 from hcviz.widening.request import SIZES
@@ -88,12 +88,8 @@ def settings(how: Growth | str) -> dict[str, Any]:
         >>> settings("hidden=3/2,layers=6")
         {'hidden': '3/2', 'layers': 6}
     """
-    pairs = dict(how) if isinstance(how, Mapping) else {}
-    for pair in () if isinstance(how, Mapping) else filter(None, str(how).split(",")):
-        key, _, word = (part.strip() for part in pair.partition("="))
-        pairs[key] = word
     found = {}
-    for key, value in pairs.items():
+    for key, value in (how if isinstance(how, Mapping) else parse_pairs(str(how))).items():
         if key not in READ:
             raise HcvizError(f"A growth has no setting {key!r}; it has {', '.join(READ)}.")
         try:
@@ -117,10 +113,8 @@ def _grown(run: Run, step: int, how: Growth) -> tuple[Any, Any]:
 
     place, model = run.path / f"checkpoint-{step}", run.model(step)
     states = {} if how.get("optimizer") == "fresh" else read_moments(place)
-    if wider := {key: value for key, value in how.items() if key in WIDTH}:
-        wide = clone(model, **wider)
-        states, model = grow_states(states, model, wide), wide
-    if deeper := {key: value for key, value in how.items() if key in DEPTH}:
-        deep = deepen(model, **deeper)
-        states, model = deepen_states(states, model, deep), deep
+    for own, grow_model, grow_them in ((WIDTH, clone, grow_states), (DEPTH, deepen, deepen_states)):
+        if asked := {key: value for key, value in how.items() if key in own}:
+            grown = grow_model(model, **asked)
+            states, model = grow_them(states, model, grown), grown
     return model, Begin(place, states)
