@@ -28,24 +28,12 @@ class Begin:
     """Where a run has stopped, for another one that goes on from there with a grown model."""
 
     checkpoint: Path
-    """Its last one: step, log and generators are taken from it."""
+    """Its last one: log and generators are taken from it."""
+    step: int
+    flops: float
+    """Of training until there."""
     states: Mapping[str, Mapping[str, Any]]
     """What the optimizer begins with, by parameter of the grown model; empty: afresh."""
-
-    @property
-    def state(self) -> TrainerState:
-        """The Trainer's state there."""
-        return TrainerState.load_from_json(str(self.checkpoint / "trainer_state.json"))
-
-    @property
-    def step(self) -> int:
-        """The step at which it stopped."""
-        return self.state.global_step
-
-    @property
-    def flops(self) -> float:
-        """The FLOPs of training until there."""
-        return next((row["flops"] for row in self.state.log_history[::-1] if "flops" in row), 0.0)
 
     def describe(self) -> dict[str, Any]:
         """Return what tells it from others, JSON-ready."""
@@ -238,7 +226,8 @@ class Snapshots(TrainerCallback):
         trainer.create_optimizer_and_scheduler(trainer.args.max_steps)
         for name, kept in begin.states.items():
             trainer.optimizer.state[trainer.model.get_parameter(name)] = dict(kept)
-        trainer.state = state = begin.state
+        saved = begin.checkpoint / "trainer_state.json"
+        trainer.state = state = TrainerState.load_from_json(str(saved))
         state.is_world_process_zero = trainer.is_world_process_zero()
         state.log_history = [  # the held-out loss there is the grown model's, measured next
             row

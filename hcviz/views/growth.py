@@ -117,4 +117,4 @@ def _grown(run: Run, step: int, how: Growth) -> tuple[Any, Any]:
         if asked := {key: value for key, value in how.items() if key in own}:
             grown = grow_model(model, **asked)
             states, model = grow_them(states, model, grown), grown
-    return model, Begin(place, states)
+    return model, Begin(place, step, float(run.history["flops"].iloc[-1]), states)
