@@ -133,17 +133,16 @@ def probe_axes(config, model_class, names) -> dict[str, dict[str, tuple[int, ...
     return {probe: {**empty, **grown} if grown else {} for probe, grown in found.items()}
 
 
-def origins(config, wide_config, model_class, factors: Factors) -> dict[str, str]:
+def origins(small: nn.Module, wide: nn.Module, factors: Factors) -> dict[str, str]:
     """Return of which tensor of its source a clone makes each that it keeps for a head by itself.
 
     A family may keep a norm for each head (StableLM's ``norms.3.weight``), so that more heads need
     more of them; copies of a head take the norm of its source. Every other tensor has one name.
 
     Args:
-        config: The source's configuration.
-        wide_config: The clone's.
-        model_class: Their class.
-        factors: By what the clone has grown.
+        small: The source; like the clone it may be on the meta device.
+        wide: The clone.
+        factors: By what it has grown.
 
     Returns:
         ``{name in the clone: name in the source}``; most families have none.
@@ -151,13 +150,12 @@ def origins(config, wide_config, model_class, factors: Factors) -> dict[str, str
     Raises:
         CloneError: Naming the first tensor that the source has no counterpart of.
     """
-    size, found = widths(config), {}
+    size, found = widths(small.config), {}
     levels = (("kv_heads", size.kv_heads), ("group", size.group))
     rows = [Dim("write", (Segment(levels[:n]),)) for n in (2, 1)]
-    names, wide = (tensors(meta_model(one, model_class)) for one in (config, wide_config))
     counts, wanted = (
-        Counter(match.groups() for match in map(LAST.fullmatch, some) if match)
-        for some in (names, wide)
+        Counter(match.groups() for match in map(LAST.fullmatch, tensors(model)) if match)
+        for model in (small, wide)
     )
     for before, after in counts:
         few, many = counts[before, after], wanted[before, after]
@@ -168,13 +166,13 @@ def origins(config, wide_config, model_class, factors: Factors) -> dict[str, str
         ]
         if not fits:
             raise CloneError(
-                f"{model_class.__name__} keeps {few} tensors {before}*{after}, and its clone would "
+                f"{type(wide).__name__} keeps {few} tensors {before}*{after}, and its clone would "
                 f"have {many}. hcviz copies those that there is one of for each head; no clone was "
                 "made. Grow another axis."
             )
         heads = torch.empty(many, dtype=torch.long)
-        small = pieces(torch.arange(few), fits[0], factors, wide=False)
-        for source, copies in zip(small, pieces(heads, fits[0], factors), strict=True):
+        sources = pieces(torch.arange(few), fits[0], factors, wide=False)
+        for source, copies in zip(sources, pieces(heads, fits[0], factors), strict=True):
             copies.view.copy_(source.view)
         for number, head in enumerate(heads.tolist()):
             found[f"{before}{number}{after}"] = f"{before}{head}{after}"

@@ -56,9 +56,8 @@ def declone(model: PreTrainedModel) -> tuple[PreTrainedModel, pd.DataFrame]:
     except Exception as error:  # fields check themselves
         raise CloneError(f"What config.hcviz changed cannot be undone: {error}") from error
     del config.hcviz
-    meta_model(config, type(model))  # it says what cannot be built
+    made_of, copies = origins(meta_model(config, type(model)), model, factors), {}
     small, rows, wide = empty(type(model), config), [], tensors(model)
-    made_of, copies = origins(config, model.config, type(model), factors), {}
     for name in wide:
         copies.setdefault(made_of.get(name, name), []).append(name)
     for name, names in copies.items():  # several where a head has a tensor by itself

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from hcviz.architecture.axes import Factors, TensorAxes, wide_shape
 from hcviz.architecture.factors import parse_factors
 from hcviz.architecture.families import family_of
-from hcviz.architecture.infer import origins
+from hcviz.architecture.infer import meta_model, origins
 from hcviz.architecture.widths import resized
 from hcviz.errors import HcvizError
 from hcviz.widening.expansion import Expansion, widen
@@ -57,7 +57,7 @@ def copies(model: PreTrainedModel) -> dict[str, Copies]:
             "into queries and keys, and one learning rate a tensor cannot serve them."
         )
     small = resized(model.config, **{axis: Fraction(1, n) for axis, n in factors.items()})
-    if origins(small, model.config, type(model), factors):
+    if origins(meta_model(small, type(model)), model, factors):
         raise HcvizError(
             f"{type(model).__name__} keeps a norm for each head by itself, which lockstep does not "
             "cover; choose a family without (Llama, GPT-NeoX, OPT, OLMo, Qwen, Phi)."

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-from hcviz.architecture.infer import meta_model, tensors
+from hcviz.architecture.infer import tensors
 from hcviz.cloning.clone import decide
 from hcviz.errors import CloneError
 from hcviz.io.checkpoint import Checkpoint
@@ -57,8 +57,8 @@ class Transfer:
         own = tensors(self.source)
         with naming(place):
             self.plan = decide(self.source, request)
-            self.wide = meta_model(self.plan.config, type(self.source))
-            check_shapes(self.plan, own, tensors(self.wide), type(self.source))
+            check_shapes(self.plan, own, tensors(self.plan.wide), type(self.source))
+        self.wide = self.plan.wide
         self.pair = (self.source, self.wide)
         self.parameters = tuple(model.num_parameters() for model in self.pair)
         self.own_name = own_names(self.source)

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hcviz.architecture.axes import Dim, Factors, TensorAxes, wide_shape
-from hcviz.architecture.infer import origins, tensors
+from hcviz.architecture.infer import meta_model, origins, tensors
 from hcviz.architecture.segments import Fusing
 from hcviz.architecture.widths import AXES, check_multiple, resized
 from hcviz.errors import CloneError
@@ -56,8 +56,8 @@ def recipe_of(model: PreTrainedModel) -> dict:
 class Plan:
     """What becomes of every tensor of a source, known from its structure, without its weights."""
 
-    config: PreTrainedConfig
-    """The clone's configuration."""
+    wide: PreTrainedModel
+    """The clone-to-be, on the meta device."""
     axes: Mapping[str, TensorAxes]
     factors: Factors
     form: Expansion
@@ -67,6 +67,11 @@ class Plan:
     """The name of the input embedding."""
     origins: Mapping[str, str]
     """Of which tensor of the source one is made that is kept for a head by itself."""
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The clone's configuration."""
+        return self.wide.config
 
     @property
     def head(self) -> str | None:
@@ -127,8 +132,9 @@ def plan(
     if folding.head is not None:
         config.tie_word_embeddings = False
     config.dtype = source.dtype
-    made_of = origins(source.config, config, type(source), factors)
-    return Plan(config, axes, factors, form, folding, embedding_name(source), made_of)
+    wide = meta_model(config, type(source))
+    made_of = origins(source, wide, factors)
+    return Plan(wide, axes, factors, form, folding, embedding_name(source), made_of)
 
 
 def _check_rules(form: Expansion, axes: Mapping[str, TensorAxes]) -> None:

@@ -116,7 +116,7 @@ def twin_error(growth: Growth, fusing: Fusing) -> float:
     _check_size(blank)
     axes = infer(blank.config, model_class, fusing)
     planned = plan(blank, axes, growth, fusing)
-    _check_size(meta_model(planned.config, model_class))  # a twin takes seconds and memory
+    _check_size(planned.wide)  # a twin takes seconds and memory
     twin = random_twin(growth.config, model_class)
     clone = grow(twin, planned)
     if clone.num_parameters() == twin.num_parameters():
