@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from transformers import AutoConfig
 
-from hcviz.architecture.infer import NUMBER, meta_model, tensors
+from hcviz.architecture.infer import NUMBER, tensors
 from hcviz.architecture.widths import AXES, widths
-from hcviz.claims.claim import made, read_toml
 from hcviz.cloning.clone import decide
 from hcviz.errors import HcvizError
+from hcviz.io import forms
 from hcviz.io.files import data_folder
 from hcviz.io.models import blank
 from hcviz.io.sources import config_of
@@ -33,6 +33,7 @@ class Launch:
     The defaults are what the paper says of all its pairs.
     """
 
+    __pydantic_config__ = forms.CLOSED
     batch_per_gpu: int = 2
     gpus: int = 64
     accumulation: int = 16
@@ -77,6 +78,7 @@ class Launch:
 class Pair:
     """A source and what is made of it: one file of ``configs/pairs``."""
 
+    __pydantic_config__ = forms.CLOSED
     name: str
     hub: str
     """The source: an id of the hub, or what else :func:`hcviz.load` takes."""
@@ -165,9 +167,7 @@ def read_pair(spec: str | Path) -> Pair:
         longest = getattr(config_of(spec), "max_position_embeddings", None) or Launch.context
         launch = Launch(context=min(Launch.context, longest))
         return Pair(f"{spec}, doubled", str(spec), clone={"hidden": 2}, launch=launch)
-    table = read_toml(path, "pair", f". There are {', '.join(pair_names())}.")
-    table["launch"] = made(Launch, table.get("launch", {}), path, "launch")
-    return made(Pair, table, path, "pair")
+    return forms.read(path, Pair, f"There are {', '.join(pair_names())}.")
 
 
 def _folder() -> Path:
@@ -195,8 +195,7 @@ def planned(pair: Pair) -> Planned:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
         plan = decide(source, CloneRequest(**pair.clone))
-    wide = meta_model(plan.config, type(source))
-    return Planned(source, wide, plan, tuple(str(one.message) for one in said))
+    return Planned(source, plan.wide, plan, tuple(str(one.message) for one in said))
 
 
 def shapes(found: Planned) -> list[tuple[str, int, tuple | None, tuple]]:

@@ -1,9 +1,11 @@
-"""The forms that JSON files must have, checked where they come in: the rest is refused."""
+"""The forms that JSON and TOML files must have, checked where they come in: the rest is refused."""
 
 import contextlib
 import functools
+import json
 import re
 import reprlib
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +17,8 @@ from hcviz.errors import HcvizError
 
 OPEN = ConfigDict(extra="allow", strict=True)
 """Of a form: keys that it does not name may hold anything; a number is no text, 1.0 no integer."""
+CLOSED = ConfigDict(extra="forbid", strict=True)
+"""Of a form that names all its keys."""
 
 LARGEST = 2**11
 """Layers, or experts of one: modules are made one by one, and a million take hours."""
@@ -25,7 +29,7 @@ Axis = Literal["hidden", "ffn", "expert_ffn", "kv_heads", "group", "head_dim"]
 class Fusing(TypedDict, total=False):
     """The form of what a recipe says of fused matrices: a `hcviz.architecture.segments.Fusing`."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+    __pydantic_config__ = CLOSED
     attention: Literal["stacked", "interleaved"]
     ffn: Literal["stacked", "interleaved"]
     embed_power: float | None
@@ -70,7 +74,8 @@ def parse(data: bytes | str, form: Any, where: str | Path, remedy: str) -> Any:
 
     Args:
         data: The JSON.
-        form: A type, such as a ``TypedDict`` with :data:`OPEN` as its ``__pydantic_config__``.
+        form: A type, such as a ``TypedDict`` with :data:`OPEN` as its ``__pydantic_config__``, or a
+            dataclass with :data:`CLOSED`.
         where: The file, for the message.
         remedy: What to do about one that will not do.
 
@@ -91,14 +96,16 @@ def parse(data: bytes | str, form: Any, where: str | Path, remedy: str) -> Any:
 
 
 def read(path: Path, form: Any, remedy: str) -> Any:
-    """Return what a JSON file says, if it has the form; see :func:`parse`.
+    """Return what a JSON or TOML file says, if it has the form; see :func:`parse`.
 
     Raises:
         HcvizError: Also if the file cannot be opened.
     """
     try:
         data = path.read_bytes()
-    except OSError as error:
+        if path.suffix == ".toml":
+            data = json.dumps(tomllib.loads(data.decode()), default=str)
+    except (OSError, ValueError) as error:
         raise HcvizError(f"{path} cannot be read: {error}. {remedy}") from error
     return parse(data, form, path, remedy)
 

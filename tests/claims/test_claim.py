@@ -45,13 +45,29 @@ def test_a_claim_names_what_is_there(claim):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('kind = "doubt"', 'kind = "hope"', "kind='hope' is none of paper"),
-        ('title = "t"', "title = 3", "title=3 must be a str"),
-        ('title = "t"\n', "", "claim is not whole"),
-        ('expect = "below"', 'expect = "under"', "expect='under' is none of"),
-        ('expect = "below"', 'expect = "below"\nbound = "0"', "bound='0' must be a float"),
-        ('recording = "long"', 'recording = "long"\nseed = 3', "no field 'seed'"),
-        ("[measure]", "[measure", "is no claim that can be read"),
+        (
+            'kind = "doubt"',
+            'kind = "hope"',
+            "kind: Input should be 'paper', 'doubt' or 'follow-up', not 'hope'",
+        ),
+        ('title = "t"', "title = 3", "title: Input should be a valid string, not 3"),
+        ('title = "t"\n', "", "title: Field required"),
+        (
+            'expect = "below"',
+            'expect = "under"',
+            "measure.expect: Input should be 'above', 'below' or 'equal'",
+        ),
+        (
+            'expect = "below"',
+            'expect = "below"\nbound = "0"',
+            "measure.bound: Input should be a valid number, not '0'",
+        ),
+        (
+            'recording = "long"',
+            'recording = "long"\nseed = 3',
+            "seed: Unexpected keyword argument, not 3",
+        ),
+        ("[measure]", "[measure", "cannot be read: "),
     ],
 )
 def test_a_damaged_claim_is_refused_with_file_and_field(tmp_path, old, new, said):
