@@ -61,12 +61,7 @@ def accuracy(
     panel = _axes.panels(1, ax)[0]
     for name, look in looks.items():
         curve = _axes.means(means[means[hue].astype(str) == name], x)
-        where = curve.index.to_numpy(float)
-        if (curve["count"] > 1).any():
-            panel.fill_between(
-                where, curve["min"], curve["max"], color=look.color, alpha=0.15, linewidth=0
-            )
-        _axes.draw(panel, where, curve["mean"].to_numpy(float), look, label=name)
+        _axes.draw_mean(panel, curve.set_axis(curve.index.astype(float)), look, name)
     level = rows.drop_duplicates("task")["chance"].mean()
     _axes.level(panel, level, "chance", label="_chance")
     if x == "step":
@@ -75,9 +70,7 @@ def accuracy(
         panel.set_xlabel({"tokens": "training tokens"}.get(x, x))
         panel.xaxis.set_major_formatter(FuncFormatter(_axes.thousands))
     panel.set_ylabel(f"mean accuracy of {len(tasks)} task{'s' * (len(tasks) > 1)}")
-    _axes.legend([panel], looks, own=ax is None)
-    _axes.titles([panel], title, own=ax is None)
-    return panel
+    return _axes.finish([panel], title, looks, own=ax is None)[0]
 
 
 @theme.themed
@@ -122,9 +115,8 @@ def tasks(
         found = _ends(rows[rows[hue].astype(str) == name], seeds).reindex(names)
         places = np.arange(len(names)) + 0.64 * ((number + 0.5) / len(looks) - 0.5)
         panel.hlines(places, found["low"], found["high"], color=look.color, label="_range")
-        _axes.draw(
-            panel, found["value"], places, look, label=name, linestyle="none", markevery=1, zorder=3
-        )
+        dots = {"linestyle": "none", "markevery": 1, "zorder": 3}
+        _axes.draw(panel, found["value"], places, look, label=name, **dots)
     chance = rows.drop_duplicates("task").set_index("task")["chance"]
     chance = [*chance.reindex(names[:-1]), chance.mean()]
     for place, level in enumerate(chance):
@@ -136,10 +128,8 @@ def tasks(
     panel.grid(visible=True, axis="x")
     panel.grid(visible=False, axis="y")
     panel.set_xlabel("accuracy; the grey tick is chance")
-    _axes.legend([panel], {n: look._replace(linestyle="none") for n, look in looks.items()},
-                 own=ax is None)  # fmt: skip
-    _axes.titles([panel], title, own=ax is None)
-    return panel
+    dots = {name: look._replace(linestyle="none") for name, look in looks.items()}
+    return _axes.finish([panel], title, dots, own=ax is None)[0]
 
 
 def _accuracies(
@@ -164,7 +154,6 @@ def _ends(rows: pd.DataFrame, seeds: list[str]) -> pd.DataFrame:
         found = rows.set_index("task")[["value", "stderr"]].astype(float)
         spread = np.sqrt((found["stderr"] ** 2).sum()) / len(found)
         found.loc[MEAN] = [found["value"].mean(), spread]
-        found = found.assign(
-            low=found["value"] - found["stderr"], high=found["value"] + found["stderr"]
-        ).drop(columns="stderr")
+        value, spread = found["value"], found["stderr"]
+        found = pd.concat([value, value - spread, value + spread], axis=1)
     return found.set_axis(["value", "low", "high"], axis=1)

@@ -14,6 +14,7 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
+from scipy.optimize import isotonic_regression
 
 from hcviz.errors import HcvizError
 from hcviz.plots import theme
@@ -134,9 +135,8 @@ def legend(
     axes: Sequence[Axes], looks: dict[str, Arm], extra: Sequence[Any] = (), *, own: bool
 ) -> None:
     """Put one legend outside all panels: under our own figure as wide as it, else on the right."""
-    handles = [Line2D([], [], label=name, **_line(look)) for name, look in looks.items()] + list(
-        extra
-    )
+    handles = [Line2D([], [], label=name, **_line(look)) for name, look in looks.items()]
+    handles += extra
     if own:
         figure = axes[0].figure
         for rows in range(1 + (len(handles) > 5), len(handles) + 1):
@@ -146,9 +146,8 @@ def legend(
                 break
             made.remove()
     else:
-        axes[-1].legend(
-            handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0
-        )
+        beside = {"loc": "upper left", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0}
+        axes[-1].legend(handles=handles, **beside)
 
 
 def titles(axes: Sequence[Axes], title: str, note: str = "", *, own: bool) -> None:
@@ -160,6 +159,15 @@ def titles(axes: Sequence[Axes], title: str, note: str = "", *, own: bool) -> No
             note = textwrap.fill(note, int(inches * 72 / (0.52 * plt.rcParams["font.size"])))
             axes[0].figure.supxlabel(note, x=0.01, ha="left", color=theme.MUTED, fontstyle="italic",
                                      fontsize=plt.rcParams["font.size"])  # fmt: skip
+
+
+def finish(
+    axes: Sequence[Axes], title: str, looks: dict[str, Arm], extra: Sequence[Any] = (), *, own: bool
+) -> Sequence[Axes]:
+    """Put the legend and the title of a figure, and return its axes."""
+    legend(axes, looks, extra, own=own)
+    titles(axes, title, own=own)
+    return axes
 
 
 def end_labels(ax: Axes, ends: dict[str, tuple[float, float, str]], looks: dict[str, Arm]) -> None:
@@ -188,16 +196,8 @@ def end_labels(ax: Axes, ends: dict[str, tuple[float, float, str]], looks: dict[
 
 def _apart(wanted: np.ndarray, gap: float) -> np.ndarray:
     """Return sorted positions at least ``gap`` apart, in total as near to the wanted as can be."""
-    # Removing i * gap turns the task into isotonic regression: pool neighbours that disagree.
-    pools: list[list[float]] = []
-    for i, value in enumerate(wanted):
-        pools.append([value - i * gap, 1.0])
-        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
-            mean, n = pools.pop()
-            other, m = pools.pop()
-            pools.append([(mean * n + other * m) / (n + m), n + m])
-    flat = np.concatenate([np.full(int(n), mean) for mean, n in pools])
-    return flat + gap * np.arange(len(wanted))
+    steps = gap * np.arange(len(wanted))  # without them, neighbours may be equal but not cross
+    return isotonic_regression(wanted - steps).x + steps
 
 
 def _readable(color: str) -> str:
@@ -213,11 +213,18 @@ def means(rows: pd.DataFrame, by: str, value: str = "value") -> pd.DataFrame:
     return rows.groupby(by)[value].agg(["mean", "min", "max", "count"]).sort_index()
 
 
+def draw_mean(ax: Axes, curve: pd.DataFrame, look: Arm, name: str) -> None:
+    """Draw :func:`means` as the line of an arm, with a band from the lowest to the highest."""
+    if (curve["count"] > 1).any():
+        look_of_band = {"color": look.color, "alpha": 0.15, "linewidth": 0}
+        ax.fill_between(curve.index, curve["min"], curve["max"], **look_of_band)
+    draw(ax, curve.index.to_numpy(), curve["mean"].to_numpy(), look, label=name)
+
+
 def heatmap(ax: Axes, values: np.ndarray, norm: Normalize) -> AxesImage:
     """Draw an array in the theme's diverging colours, one square per value."""
-    image = ax.imshow(
-        values, cmap=theme.diverging(), norm=norm, interpolation="nearest", aspect="auto"
-    )
+    look = {"cmap": theme.diverging(), "interpolation": "nearest", "aspect": "auto"}
+    image = ax.imshow(values, norm=norm, **look)
     ax.set_box_aspect(values.shape[0] / values.shape[1])
     ax.grid(visible=False)
     ax.tick_params(length=0, which="both")
@@ -229,9 +236,8 @@ def colorbar(
     image: AxesImage, axes: Sequence[Axes], label: str, *, extend: str = "neither"
 ) -> Colorbar:
     """Put one colour bar right of all panels."""
-    bar = axes[0].figure.colorbar(
-        image, ax=list(axes), pad=0.015, aspect=28, fraction=0.05, extend=extend
-    )
+    size = {"pad": 0.015, "aspect": 28, "fraction": 0.05}
+    bar = axes[0].figure.colorbar(image, ax=list(axes), extend=extend, **size)
     bar.set_label(label)
     bar.outline.set_visible(False)
     return bar

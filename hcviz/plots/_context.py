@@ -78,6 +78,4 @@ def in_context(
         _axes.step_axis(axes[1], scores["step"])
         axes[1].set_ylabel("late loss \N{MINUS SIGN} early loss (nats)")
         axes[1].set_title("in-context score")
-    _axes.legend(axes, looks, own=ax is None)
-    _axes.titles(axes, title, own=ax is None)
-    return axes
+    return _axes.finish(axes, title, looks, own=ax is None)

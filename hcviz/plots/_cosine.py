@@ -10,8 +10,7 @@ from matplotlib.patches import Patch
 
 from hcviz.errors import HcvizError
 from hcviz.io.files import natural
-from hcviz.plots import _axes, _frames, _lines, theme
-from hcviz.plots._strip import Strip
+from hcviz.plots import _frames, _lines, theme
 
 _BAND = "#c9c9cf"
 _EQUAL = 1e-12
@@ -81,35 +80,27 @@ def cosine(
     if log:
         rows = rows.assign(value=1 - rows["value"])
     groups = kinds if col == "kind" else sorted(rows[col].dropna().unique(), key=natural)
-    looks = theme.arms(theme.arm_order(rows[hue]))
-    cells = {group: _lines.by_arm(rows[rows[col] == group], hue, looks) for group in groups}
-    reach = _lines.reach(cells.values())
-    axes = _axes.panels(len(groups), ax, sharey=ax is None, tall=1.0, lines=5)
     bands = baseline if isinstance(baseline, Mapping) else dict.fromkeys(groups, baseline)
     bands = {group: band for group, band in bands.items() if band is not None}
     if baseline is None and (frame["metric"] == f"{metric}.baseline").any():
         spread = _frames.metric(frame, f"{metric}.baseline", [col]).groupby(col)["value"].max()
         bands = {group: (-spread[group], spread[group]) for group in groups if group in spread}
+    names = {group: f"layer {group:g}" if col == "layer" else str(group) for group in groups}
+    label, what = _WHAT.get(plain, (plain, plain))
+    subject = metric.removesuffix(plain).rstrip(".")
+    title = title or f"Do the copies part? {what}{subject and f' ({subject})'} over training"
+    strip = {"floor": _EQUAL, "top": max(1.0, rows["value"].max())}
+    axes = _lines.panels(
+        rows, col, names, hue, "step", ax, title, f"{'1 - ' if log else ''}{label}",
+        zeros="equal (to 1e-12)" if log else "", tall=1.0, most=64,
+        extra=[Patch(facecolor=_BAND, label="unrelated weights")] if bands else [], **strip,
+    )  # fmt: skip
     for panel, group in zip(axes, groups, strict=True):
-        _axes.step_axis(panel, rows["step"])
-        top = max(1.0, rows["value"].max())
-        strip = Strip(panel, reach, rows["value"], floor=_EQUAL, top=top) if log else None
         if group in bands:
             _draw_band(panel, bands[group], log=log)
-        _lines.draw(panel, cells[group], looks, strip, most=64)
-        if strip:
-            strip.finish("equal (to 1e-12)")
-        panel.set_title(f"layer {group:g}" if col == "layer" else str(group))
     low = min([rows["value"].min(), 0.9, *(band[0] for band in bands.values())])
     for panel in axes if not log and plain != "angle" else []:
         panel.set_ylim(low - 0.06 * (1 - low), 1 + 0.06 * (1 - low))
-    label, what = _WHAT.get(plain, (plain, plain))
-    axes[0].set_ylabel(f"{'1 - ' if log else ''}{label}")
-    extra = [Patch(facecolor=_BAND, label="unrelated weights")] if bands else []
-    _axes.legend(axes, looks, extra, own=ax is None)
-    subject = metric.removesuffix(plain).rstrip(".")
-    title = title or f"Do the copies part? {what}{subject and f' ({subject})'} over training"
-    _axes.titles(axes, title, own=ax is None)
     return axes
 
 

@@ -59,9 +59,8 @@ def curvature(
     for panel, (arm, name) in zip(axes, places, strict=True):
         here = rows[(rows[hue].astype(str) == arm) & (rows["metric"] == name)]
         for sector, look in looks.items():
-            table = here[here["axis"] == sector].pivot_table(
-                index="step", columns="part", values="value"
-            )
+            mine = here[here["axis"] == sector]
+            table = mine.pivot_table(index="step", columns="part", values="value")
             for end in ("smallest", "largest"):
                 if end in table:
                     _axes.draw(panel, table.index, table[end], look, label=f"{sector}, {end}")
@@ -72,9 +71,7 @@ def curvature(
         panel.set_yscale("asinh", linear_width=0.1 if name == "curvature" else 10)
         panel.set_title(f"{arm}: {_TITLES[name]}")
     axes[0].set_ylabel("smallest and largest eigenvalue")
-    _axes.legend(axes, looks, own=ax is None)
-    _axes.titles(axes, title, own=ax is None)
-    return axes
+    return _axes.finish(axes, title, looks, own=ax is None)
 
 
 @theme.themed
@@ -115,12 +112,8 @@ def foretold(
         _axes.draw(axes, rows["foretold"][~low], rows["rate"][~low], look, **dots)
         foot = [1.2 * floor] * low.sum()
         axes.plot(rows["foretold"][low], foot, "v", color=look.color, label="_under")
-    ends = np.array(
-        [
-            frame[["foretold", "rate"]].clip(lower=floor).min().min(),
-            2 * max(frame["foretold"].max(), frame["rate"].max()),
-        ]
-    )
+    both = frame[["foretold", "rate"]]
+    ends = np.array([both.clip(lower=floor).min().min(), 2 * both.max().max()])
     same = {"color": theme.MUTED, "linewidth": 0.8, "linestyle": (0, (6, 3))}
     axes.plot(ends, ends, **same, label="_same")
     axes.set_xscale("log")
@@ -129,7 +122,5 @@ def foretold(
     axes.set_xlabel("rate that the curvature foretells (per step)")
     axes.set_ylabel("rate that was measured (per step)")
     handles = [Line2D([], [], **same, label="the same")]
-    _axes.legend([axes], {AXES.get(n, n): look for n, look in looks.items()}, handles,
-                 own=ax is None)  # fmt: skip
-    _axes.titles([axes], title, own=ax is None)
-    return axes
+    named = {AXES.get(name, name): look for name, look in looks.items()}
+    return _axes.finish([axes], title, named, handles, own=ax is None)[0]

@@ -91,15 +91,13 @@ def rates(
         rows = frame[frame[hue] == name].dropna(subset=["loss"])
         means = _axes.means(rows, "lr", "loss")["mean"]
         _axes.draw(axes, means.index.to_numpy(), means.to_numpy(), look, label=name)
-        axes.plot(
-            means.idxmin(), means.min(), "o", markersize=9, fillstyle="none", color=look.color
-        )
+        ring = {"markersize": 9, "fillstyle": "none", "color": look.color}
+        axes.plot(means.idxmin(), means.min(), "o", **ring)
     axes.set_xscale("log")
     ticks = sorted(frame["lr"].unique())
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set_xlabel("peak learning rate (ring: the best)")
     axes.set_ylabel("held-out loss at the end (nats per token)")
-    _axes.legend([axes], looks, own=ax is None)
-    _axes.titles([axes], title or "Each arm at several learning rates", own=ax is None)
-    return axes
+    title = title or "Each arm at several learning rates"
+    return _axes.finish([axes], title, looks, own=ax is None)[0]

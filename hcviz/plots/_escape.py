@@ -54,7 +54,7 @@ def escape(
     looks = theme.arms(theme.arm_order(rows[hue]))
     axes = _axes.panels(len(letters), ax, sharey=ax is None, tall=1.1, lines=10)
     means = rows.groupby([hue, "axis", "step"])["value"].mean() ** 0.5
-    level = {"color": theme.MUTED, "linewidth": 0.8, "linestyle": (0, (6, 3))}
+    level = _axes.LEVEL | {"linewidth": 0.8}
     level["label"] = f"left: over {100 * threshold:g} % of squared norm"
     for panel, letter in zip(axes, letters, strict=True):
         for one in found[found["axis"] == letter].itertuples(index=False):
@@ -77,16 +77,13 @@ def escape(
                 panel.annotate(f"left at {one.leaves:,.0f}", xy=(one.leaves, 0.03), rotation=90,
                                xycoords=("data", "axes fraction"), ha="right")  # fmt: skip
         panel.set_yscale("log")
-        panel.axhline(threshold**0.5, **level, zorder=1)
+        panel.axhline(threshold**0.5, **level)
         panel.set_title(AXES.get(letter, str(letter)))
         said = [_said(one, hue) for one in found.itertuples() if one.axis == letter]
-        panel.set_xlabel(
-            "\n".join(["training step", "growth of the amplitude in a step:", *said]), loc="left"
-        )
+        said = ["training step", "growth of the amplitude in a step:", *said]
+        panel.set_xlabel("\n".join(said), loc="left")
     axes[0].set_ylabel("antisymmetric amplitude\n(root of the share of squared norm)")
-    _axes.legend(axes, looks, [Line2D([], [], **level)], own=ax is None)
-    _axes.titles(axes, title, own=ax is None)
-    return axes
+    return _axes.finish(axes, title, looks, [Line2D([], [], **level)], own=ax is None)
 
 
 def _said(one: Any, hue: str) -> str:
@@ -95,7 +92,6 @@ def _said(one: Any, hue: str) -> str:
         return f"{getattr(one, hue)}: locked (exactly 0)"
     said = "none to fit"
     if np.isfinite(one.rate):
-        said = "{:.2f} % ({:.2f} to {:.2f})".format(
-            *(100 * np.array([one.rate, one.low, one.high]))
-        )
+        found = 100 * np.array([one.rate, one.low, one.high])
+        said = "{:.2f} % ({:.2f} to {:.2f})".format(*found)
     return f"{getattr(one, hue)}: {said}".replace("-", "\N{MINUS SIGN}")

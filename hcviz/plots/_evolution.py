@@ -201,9 +201,7 @@ def _draw(frame, labels, metrics, hue, by, tensors, ax, title) -> np.ndarray:
     asked = _frames.choose(there, metrics, "metric")
     rows = pd.concat([_frames.metric(frame, name, hue=hue) for name in asked], ignore_index=True)
     axis = rows["axis"].fillna("") if "axis" in rows else pd.Series("", index=rows.index)
-    rows = rows.assign(key=rows["metric"] + ":" + axis.astype(str)).replace(
-        {"key": r":$"}, "", regex=True
-    )
+    rows["key"] = (rows["metric"] + ":" + axis.astype(str)).str.removesuffix(":")
     rows = rows[rows["key"].isin(labels)]
     rows = _frames.matrices(rows) if tensors is None else _frames.matching(rows, tensors)
     keys = [key for key in labels if (rows["key"] == key).any()]

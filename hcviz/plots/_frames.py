@@ -75,9 +75,7 @@ def metric(
             f"Ask for it: hcviz.measure(run, metrics=[{name!r}])."
         )
     parts = rows["part"] if "part" in rows else pd.Series(None, index=rows.index, dtype=object)
-    keys = pd.DataFrame(
-        {"tensor": rows["tensor"].astype(str), "part": parts.fillna("").astype(str)}
-    )
+    keys = pd.DataFrame({"tensor": rows["tensor"], "part": parts.fillna("")}).astype(str)
     which = keys.groupby(["tensor", "part"], sort=False).ngroup().to_numpy()
     pairs = list(keys.drop_duplicates().itertuples(index=False, name=None))  # in the same order
     kinds = np.array([kind(*pair) for pair in pairs], dtype=object)

@@ -114,6 +114,4 @@ def induction(
     for panel in axes[::2]:
         panel.set_ylabel("attention to what\nfollowed the same token")
     note = [Line2D([], [], label="looks everywhere", **_axes.LEVEL)] if len(uniform) else []
-    _axes.legend(axes, looks, note, own=ax is None)
-    _axes.titles(axes, title, own=ax is None)
-    return axes
+    return _axes.finish(axes, title, looks, note, own=ax is None)

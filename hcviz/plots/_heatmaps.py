@@ -204,15 +204,11 @@ def _maps(
     most = reach(grids.values())
     for step, panel in zip(shown, axes, strict=True):
         image = show(panel, grids[step], most)
-        panel.set_xticks(
-            [(j + 0.5) * columns - 0.5 for j in range(n_read)], _copies(n_read, len(axes))
-        )
-        names = (
-            _copies(n_written, len(axes))
-            if panel is axes[0] or ax is not None
-            else [""] * n_written
-        )
-        middles = [(i + 0.5) * rows - 0.5 for i in range(n_written)]
+        across = (np.arange(n_read) + 0.5) * columns - 0.5
+        panel.set_xticks(across, _copies(n_read, len(axes)))
+        named = panel is axes[0] or ax is not None
+        names = _copies(n_written, len(axes)) if named else [""] * n_written
+        middles = (np.arange(n_written) + 0.5) * rows - 0.5
         panel.set_yticks(middles, names, rotation=90, va="center")
         panel.set_title("weight" if step is None else f"step {step:,}")
         panel.set_xlabel("inputs read")

@@ -90,37 +90,55 @@ def panels(
     label: str,
     *,
     log: bool = False,
+    zeros: str = "",
     sharey: bool = True,
     columns: int = 4,
+    tall: float | None = None,
+    most: float = np.inf,
     extra: Sequence[Any] = (),
+    **strip: float,
 ) -> np.ndarray:
-    """Draw every arm in a panel for each name: the mean of its weights, and each of them thin."""
+    """Draw every arm in a panel for each name: the mean of its weights, and each of them thin.
+
+    Args:
+        rows: Rows of one metric, as ``_frames.metric`` gives them.
+        by: Column that tells the panels.
+        names: Its values, in order, and the titles of their panels.
+        hue: Column that tells the arms.
+        x: ``step``, or ``layer`` for each arm's last step layer by layer.
+        ax: The caller's axes, or None.
+        title: Title of the figure.
+        label: Of the y axis.
+        log: Draw 1 - value on a log axis, with a strip for what is 1.
+        zeros: What a strip for zeros is called, on a log axis; "" makes none.
+        sharey: Whether panels share the y axis, and its name.
+        columns: Most panels in a row.
+        tall: Height of a panel over its width; None: as usual.
+        most: As in :func:`draw`.
+        extra: Further handles of the legend.
+        **strip: Options of the strip.
+    """
     if x not in ("step", "layer"):
         raise HcvizError(f"x={x!r}: these figures are drawn over 'step' or 'layer'.")
     looks = theme.arms(theme.arm_order(rows[hue]))
     looks |= {name: UNTRAINED for name in looks if name == "source, untrained"}
     if log:
         apart = 1 - rows["value"]
-        label = f"1 \N{MINUS SIGN} {label}"
+        label, zeros = f"1 \N{MINUS SIGN} {label}", "equal"
         rows = rows.assign(value=apart.where(apart > FLOOR, 0.0))
     arms = by_arm(rows, hue, looks)
     if x == "layer":
         arms = {name: arm[arm["step"] == arm["step"].max()] for name, arm in arms.items()}
-    axes = _axes.panels(
-        len(names),
-        ax,
-        columns=columns,
-        sharey=sharey and ax is None,
-        lines=5,
-        tall=1.0 if len(names) > 1 else 0.55,
-    )
+    tall = tall or (1.0 if len(names) > 1 else 0.55)
+    shared = {"sharey": sharey and ax is None}
+    axes = _axes.panels(len(names), ax, columns=columns, lines=5, tall=tall, **shared)
     cells = {key: {n: arm[arm[by] == key] for n, arm in arms.items()} for key in names}
     found = reach(cells.values(), x)
     for panel, key in zip(axes, names, strict=True):
-        strip = Strip(panel, found, rows["value"]) if log else None
-        draw(panel, cells[key], looks, strip, x=x)
-        if strip:
-            strip.finish("equal")
+        lanes = Strip(panel, found, rows["value"], **strip) if zeros else None
+        draw(panel, cells[key], looks, lanes, x=x, most=most)
+        if lanes:
+            lanes.finish(zeros)
         if x == "step":
             _axes.step_axis(panel, rows["step"])
         else:
@@ -129,9 +147,7 @@ def panels(
         panel.set_title(names[key])
     for panel in axes if not sharey else axes[:1]:
         panel.set_ylabel(label)
-    _axes.legend(axes, looks, extra, own=ax is None)
-    _axes.titles(axes, title, own=ax is None)
-    return axes
+    return _axes.finish(axes, title, looks, extra, own=ax is None)
 
 
 def _mean(rows: pd.DataFrame, x: str) -> pd.Series:

@@ -80,32 +80,18 @@ def loss(
     zoom = ax is None and len(near) < len(curves)
     gap = ax is None and against in curves and len(curves) > 1
     axes = _axes.panels(1 + zoom + gap, ax, tall=1.1 if zoom and gap else 0.8, lines=5)
-    named = len(axes) == 1
+    named, shown = len(axes) == 1, [curves, *[near] * zoom]
     what = f"{_SPLITS.get(split, split)} loss"
     level = _level_of(reference, curves)
-    for panel, some in zip(axes, [curves, *[near] * zoom], strict=False):
+    for panel, some in zip(axes, shown, strict=False):
         for name, curve in some.items():
-            _axes.draw(
-                panel, curve.index.to_numpy(), curve["mean"].to_numpy(), looks[name], label=name
-            )
-            if (curve["count"] > 1).any():
-                panel.fill_between(
-                    curve.index,
-                    curve["min"],
-                    curve["max"],
-                    color=looks[name].color,
-                    alpha=0.15,
-                    linewidth=0,
-                )
+            _axes.draw_mean(panel, curve, looks[name], name)
             if len(grown := curve[curve["grown"]]):
                 panel.plot(grown.index, grown["mean"], "D", color=looks[name].color, label="_grown")
         if level is not None:
             _axes.level(panel, level[0], level[1] if named else "", label="_reference")
     axes[0].set_ylabel(f"{what} (nats per token)")
-    ends = [
-        {n: (c.index[-1], c["mean"].iloc[-1]) for n, c in some.items()} for some in (curves, near)
-    ]
-    ends = ends[: 1 + zoom]
+    ends = [{n: (c.index[-1], c["mean"].iloc[-1]) for n, c in some.items()} for some in shown]
     if gap:
         ends.append(_gap_panel(axes[-1], curves, looks, str(against)))
         axes[-1].set_title(f"minus {against}")

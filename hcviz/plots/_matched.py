@@ -99,9 +99,8 @@ def matched(
     rows = pd.concat(found, ignore_index=True)
     rows = rows.assign(place=rows["axis"] + " " + rows["metric"].map(KINDS))
     every = [f"{axis} {KINDS[kind]}" for axis in AXES for kind in kinds]
-    names = {
-        place: place.replace(" ", ", ", 1) for place in every if (rows["place"] == place).any()
-    }
+    every = [place for place in every if (rows["place"] == place).any()]
+    names = {place: place.replace(" ", ", ", 1) for place in every}
     levels = frame[frame["metric"].isin([f"{kind}.baseline" for kind in kinds])]
     places = levels["axis"] + " " + levels["metric"].str.removesuffix(".baseline").map(KINDS)
     levels = levels["value"].groupby(places).mean()

@@ -63,18 +63,13 @@ def pairs(
     rows = rows.astype({"row": int, "col": int, hue: str})
     names = theme.arm_order(_frames.choose(rows[hue], runs, "run"))
     rows = rows[rows[hue].isin(names)]
-    steps = (
-        _frames.spread(rows["step"])
-        if steps is None
-        else _frames.choose(rows["step"], steps, "step")
-    )
+    steps = _frames.spread(rows["step"]) if steps is None else steps
+    steps = _frames.choose(rows["step"], steps, "step")
     blocks = int(max(rows["row"].max(), rows["col"].max())) + 1
     labels = _labels(blocks, shape)
     line = plt.rcParams["font.size"] / 72
-    count = len(names) * len(steps)
-    axes = _axes.panels(
-        count, ax, columns=len(steps), tall=1.0, side=6 * line, lines=6, between=0.3, rigid=True
-    )
+    count, size = len(names) * len(steps), {"tall": 1.0, "side": 6 * line, "lines": 6}
+    axes = _axes.panels(count, ax, columns=len(steps), between=0.3, rigid=True, **size)
     grid = axes.reshape(len(names), len(steps))
     norm = Normalize(-1, 1)
     for (i, j), panel in np.ndenumerate(grid):
@@ -84,12 +79,10 @@ def pairs(
         image = _axes.heatmap(panel, square, norm)
         if blocks <= 6:
             _numbers(panel, square, norm, blocks * len(steps))
-        few = blocks * len(steps) <= 30
-        panel.set_xticks(
-            range(blocks) if few else [], labels if few and i == len(names) - 1 else None
-        )
+        few, last = blocks * len(steps) <= 30, i == len(names) - 1
+        panel.set_xticks(range(blocks) if few else [], labels if few and last else None)
         panel.set_yticks(range(blocks) if few else [], labels if few and j == 0 else None)
-        panel.tick_params(labelbottom=i == len(names) - 1, labelleft=j == 0)
+        panel.tick_params(labelbottom=last, labelleft=j == 0)
         panel.set_xticks(np.arange(1, blocks) - 0.5, minor=True)
         panel.set_yticks(np.arange(1, blocks) - 0.5, minor=True)
         panel.grid(which="minor", axis="both", color="white", linewidth=0.8)

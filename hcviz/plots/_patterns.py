@@ -73,9 +73,7 @@ def patterns(
             panel.set_yticks(range(len(words)), words if panel is row[0] else [], fontsize=size)
         row[0].set_ylabel("reads at")
     _axes.colorbar(image, axes, "attention")
-    where = frame.iloc[0]
-    head = (
-        f"Where copied heads look: {where['run']}, layer {where['layer']}, step {where['step']:,}"
-    )
-    _axes.titles(axes, title or head, own=ax is None)
+    run, layer, step = frame.iloc[0][["run", "layer", "step"]]
+    title = title or f"Where copied heads look: {run}, layer {layer}, step {step:,}"
+    _axes.titles(axes, title, own=ax is None)
     return axes

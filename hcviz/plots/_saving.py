@@ -55,10 +55,8 @@ def save(
     """
     fig = _figure(figure)
     stem = Path(stem)
-    written = {
-        ending: stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "svg", "csv", "json")
-    }
-    content = {}
+    written = {end: stem.with_name(f"{stem.name}.{end}") for end in ("png", "svg", "csv", "json")}
+    content, told = {}, None
     with mpl.rc_context(_SAVING):
         about = {"Title": stem.name, "Description": command or ""}
         for ending, metadata in (("png", about), ("svg", about | {"Date": None})):
@@ -67,14 +65,13 @@ def save(
             content[ending] = buffer.getvalue()
     if data is not None:
         content["csv"] = data.to_csv(index=False, lineterminator="\n").encode()
+        told = {"rows": len(data), "columns": [str(name) for name in data]}
     record = {
         "command": command,
         "hcviz": hcviz.__version__,
         "matplotlib": mpl.__version__,
         "files": [written[ending].name for ending in content],
-        "data": None
-        if data is None
-        else {"rows": len(data), "columns": [str(name) for name in data]},
+        "data": told,
     }
     content["json"] = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
     with fresh_files(*(written[ending] for ending in content)) as scratch:

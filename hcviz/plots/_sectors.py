@@ -52,22 +52,18 @@ def sectors(
     rows["level"] = 1 / rows.groupby(each)["value"].transform("size")
     rows = rows.groupby([*each, "axis"], as_index=False)[["value", "level"]].sum()
     sets = sorted(set(rows["axis"]) - {"symmetric"}, key=lambda a: (len(a), "RHN".find(a[0]), a))
-    panels = {AXES.get(a, " and ".join(a)): rows["axis"] == a for a in sets}
-    axes = shares(rows, panels, hue=hue, ax=ax)
-    for panel, inside in zip(axes, panels.values(), strict=True):
-        level = rows.loc[inside, "level"].mean()
-        panel.axhline(level, **_LEVEL, label="_unrelated")
+    names = {a: AXES.get(a, " and ".join(a)) for a in sets}
+    label = "share of squared norm\nin the sector"
+    axes = shares(rows, "axis", names, hue, ax, title, label)
+    for panel, axis in zip(axes, names, strict=True):
+        level = rows.loc[rows["axis"] == axis, "level"].mean()
+        panel.axhline(level, **_axes.LEVEL | {"linewidth": 0.8}, label="_unrelated")
         panel.annotate(
             "unrelated copies", xy=(0.02, level), xycoords=("axes fraction", "data"),
             xytext=(0, 2), textcoords="offset points", va="bottom", color=theme.MUTED,
             fontstyle="italic",
         )  # fmt: skip
-    axes[0].set_ylabel("share of squared norm\nin the sector")
-    _axes.titles(axes, title, own=ax is None)
     return axes
-
-
-_LEVEL = {"color": theme.MUTED, "linewidth": 0.8, "linestyle": (0, (6, 3)), "zorder": 1}
 
 
 @theme.themed
@@ -136,7 +132,5 @@ def sector_spectra(
         Line2D([], [], color=theme.MUTED, linewidth=width, label=label)
         for width, label in ((0.8, "thin: first step"), (2.0, "thick: last"))
     ]
-    _axes.legend(axes, looks, extra, own=ax is None)
     title = title or f"How rich is what sets copies apart? Sectors of the {_frames.short(weight)}"
-    _axes.titles(axes, title, own=ax is None)
-    return axes
+    return _axes.finish(axes, title, looks, extra, own=ax is None)

@@ -63,9 +63,6 @@ def loss_slice(
         panel.set_title(f"{arm}, step {rows['step'].iloc[0]:,}")
         panel.set_xlabel("share of the symmetric way")
     axes[0].set_ylabel("share of the antisymmetric way")
-    bar = axes[0].figure.colorbar(image, ax=list(axes), pad=0.015, aspect=28, fraction=0.05)
-    bar.set_label("loss (nats)")
-    bar.formatter = FormatStrFormatter("%.2f")
-    bar.outline.set_visible(False)
+    _axes.colorbar(image, axes, "loss (nats)").formatter = FormatStrFormatter("%.2f")
     _axes.titles(axes, title, own=ax is None)
     return axes

@@ -109,17 +109,14 @@ def spectrum(
     if random is not None:
         label = f"random entries, as large as {random}'s"
         extra.append(Line2D([], [], color=theme.INK, linestyle=_DOTTED, label=label))
-    _axes.legend(axes, looks, extra, own=ax is None)
-    _axes.titles(axes, title, own=ax is None)
-    return axes
+    return _axes.finish(axes, title, looks, extra, own=ax is None)
 
 
 def _mark_empty(ax: Axes, start: float) -> None:
     """Shade and name the part of the index whose singular values are zero before training."""
     ax.axvspan(start, 1.02, facecolor="#eef3fa", edgecolor="none", zorder=-1, label="_empty")
-    ax.axvline(
-        start, color=theme.MUTED, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1.5, label="_half"
-    )
+    line = {"color": theme.MUTED, "linewidth": 0.8, "linestyle": (0, (2, 2)), "zorder": 1.5}
+    ax.axvline(start, **line, label="_half")
     ax.annotate(
         "starts at zero", xy=((start + 1.02) / 2, 1.0), xycoords=("data", "axes fraction"),
         xytext=(0, -2), textcoords="offset points", ha="center", va="top", color=theme.MUTED,

@@ -55,9 +55,8 @@ def speedup(
     panel.axvline(1, color=theme.MUTED, linewidth=0.8, linestyle=(0, (6, 3)), label="_one")
     for place, (name, row) in enumerate(rows.iterrows()):
         if np.isfinite(row["low"]):
-            panel.plot(
-                [row["low"], row["high"]], [place] * 2, color=looks[name].color, label="_range"
-            )
+            ends = [row["low"], row["high"]]
+            panel.plot(ends, [place] * 2, color=looks[name].color, label="_range")
         at = np.clip(row["ratio"], *edges)
         _axes.draw(panel, [at], [place], looks[name], label=name, clip_on=False, zorder=3)
         panel.annotate(

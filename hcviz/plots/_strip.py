@@ -44,9 +44,7 @@ class Strip:
         resting = [name for name, v in arms.items() if (np.asarray(v, dtype=float) <= floor).any()]
         self.depth = (0.13 + 0.055 * len(resting)) * np.log10(top / self.edge)
         share = self.depth / (len(resting) + 1.9)  # the lowest 1.2 lanes are for the strip's name
-        self.lanes = {
-            name: self.edge * 10 ** (-share * (i + 0.7)) for i, name in enumerate(resting)
-        }
+        self.lanes = {n: self.edge * 10 ** (-share * (i + 0.7)) for i, n in enumerate(resting)}
 
     def place(self, values: Any, lane: str) -> np.ndarray:
         """Return the values with zeros moved to their arm's lane."""
@@ -65,17 +63,14 @@ class Strip:
         bottom = self.edge * 10**-self.depth
         ax.set_yscale("log")
         ax.set_ylim(bottom, self.top * 10 ** (headroom * decades))
-        ax.axhspan(
-            bottom, self.edge, facecolor=theme.PALE, edgecolor="none", zorder=0, label="_strip"
-        )
+        look = {"facecolor": theme.PALE, "edgecolor": "none", "zorder": 0}
+        ax.axhspan(bottom, self.edge, **look, label="_strip")
         ax.axhline(self.edge, color="#3c3c3c", linewidth=0.6, zorder=1, label="_edge")
         last = int(np.floor(np.log10(self.top) + 1e-9))
         first = int(np.ceil(np.log10(self.edge) + 0.2))
-        exponents = range(last, first - 1, -max(1, (last - first) // 4))
+        ticks = [10.0**k for k in range(last, first - 1, -max(1, (last - first) // 4))]
         lanes = np.log10([*self.lanes.values()] or [self.edge * 10 ** (-self.depth / 2)])
-        ax.yaxis.set_major_locator(
-            FixedLocator([*(10.0**k for k in exponents), 10 ** lanes.mean()])
-        )
+        ax.yaxis.set_major_locator(FixedLocator([*ticks, 10 ** lanes.mean()]))
         ax.yaxis.set_major_formatter(FuncFormatter(self._tick))
         ax.yaxis.set_minor_locator(NullLocator())
         ax.tick_params(axis="y", which="minor", length=0)

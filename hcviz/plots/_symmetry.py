@@ -1,6 +1,7 @@
 """The symmetry ledger: a log figure whose zeros have a place of their own."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,8 +9,7 @@ from matplotlib.axes import Axes
 
 from hcviz.errors import HcvizError
 from hcviz.io.files import natural
-from hcviz.plots import _axes, _frames, _lines, theme
-from hcviz.plots._strip import Strip
+from hcviz.plots import _frames, _lines, theme
 
 AXES = {"R": "R: residual stream", "H": "H: attention heads", "N": "N: FFN neurons"}
 
@@ -56,42 +56,28 @@ def ledger(
     rows = _frames.matrices(rows) if tensors is None else rows
     letters = [letter for letter in AXES if (rows["axis"] == letter).any()]
     letters += [letter for letter in rows["axis"].dropna().unique() if letter not in AXES]
-    groups = sorted(rows[col].dropna().unique(), key=natural) if col else []
-    panels = {AXES.get(letter, letter): rows["axis"] == letter for letter in letters}
+    names = {letter: AXES.get(letter, letter) for letter in letters}
+    rows, groups = rows.assign(place=rows["axis"]), []
     if col:
-        panels = {
-            f"{letter}, {col} {group}": (rows["axis"] == letter) & (rows[col] == group)
-            for letter in letters
-            for group in groups
-        }
-    axes = shares(rows, panels, hue=hue, ax=ax, columns=len(groups) or 4, tall=1.4 if col else 1.1)
+        groups = sorted(rows[col].dropna().unique(), key=natural)
+        rows = rows.assign(place=rows["axis"] + f", {col} " + rows[col].astype(str))
+        names = {p: p for p in (f"{letter}, {col} {one}" for letter in letters for one in groups)}
+    whose = f" ({metric.removesuffix('.ledger')})" if "." in metric else ""
+    label = f"share of squared norm{whose}\noutside the symmetric part"
+    wide = {"columns": len(groups), "tall": 1.4} if col else {}
+    axes = shares(rows, "place", names, hue, ax, title, label, **wide)
     for panel in axes[: -len(groups)] if col else []:
         panel.set_xlabel("")
-    whose = f" ({metric.removesuffix('.ledger')})" if "." in metric else ""
-    for panel in axes[:: len(groups) or len(axes)]:
-        panel.set_ylabel(f"share of squared norm{whose}\noutside the symmetric part")
-    _axes.titles(axes, title, own=ax is None)
+    for panel in axes[:: len(groups)] if col else []:
+        panel.set_ylabel(label)
     return axes
 
 
 def shares(
-    rows: pd.DataFrame,
-    panels: dict[str, pd.Series],
-    *,
-    hue: str,
-    ax: Axes | Sequence[Axes] | None,
-    columns: int = 4,
-    tall: float = 1.1,
-) -> np.ndarray:
-    """Draw shares of squared norm over steps on log axes, zeros in a strip, one panel per title.
-
-    Args:
-        rows: Rows of one metric, as ``_frames.metric`` gives them.
-        panels: Title -> which of the rows.
-        hue: Column that tells the arms.
-        ax: As many axes as panels; None makes a figure.
-        columns: Most panels in a row.
-        tall: Height of a panel over its width.
+    rows: pd.DataFrame, by: str, names: dict[str, str], hue: str, ax: Any, title: str, label: str,
+    *, columns: int = 4, tall: float = 1.1,
+) -> np.ndarray:  # fmt: skip
+    """Draw shares of squared norm as :func:`hcviz.plots._lines.panels` does, zeros in a strip.
 
     Raises:
         HcvizError: If a share is outside 0 to 1.
@@ -99,15 +85,7 @@ def shares(
     low, high = rows["value"].min(), rows["value"].max()
     if low < 0 or high > 1 + 1e-9:
         raise HcvizError(f"A share lies between 0 and 1; the frame holds {low:g} to {high:g}.")
-    looks = theme.arms(theme.arm_order(rows[hue]))
-    axes = _axes.panels(len(panels), ax, columns=columns, sharey=ax is None, tall=tall, lines=5)
-    cells = {title: _lines.by_arm(rows[inside], hue, looks) for title, inside in panels.items()}
-    reach = _lines.reach(cells.values())
-    for panel, title in zip(axes, panels, strict=True):
-        _axes.step_axis(panel, rows["step"])
-        strip = Strip(panel, reach, rows["value"])
-        _lines.draw(panel, cells[title], looks, strip)
-        strip.finish("locked (exactly 0)")
-        panel.set_title(title)
-    _axes.legend(axes, looks, own=ax is None)
-    return axes
+    return _lines.panels(
+        rows, by, names, hue, "step", ax, title, label,
+        zeros="locked (exactly 0)", columns=columns, tall=tall,
+    )  # fmt: skip

@@ -187,10 +187,7 @@ def arms(names: Iterable[str]) -> dict[str, Arm]:
 
 def arm_order(names: Iterable[str]) -> list[str]:
     """Sort arms as a figure lists them: the known ones in the theme's order, then as they came."""
-    known = [
-        _plain(name)
-        for name in ("symmetric", "noisy 10 dB", "dropout 0.1", "source", "random init")
-    ]
+    known = ["symmetric", "noisy 10 db", "dropout 0.1", "source", "random init"]
     names = list(dict.fromkeys(map(str, names)))
     rank = {n: known.index(_plain(n)) if _plain(n) in known else len(known) for n in names}
     return sorted(names, key=rank.__getitem__)
