@@ -9,8 +9,8 @@ import pandas as pd
 
 from hcviz import plots
 from hcviz.claims.claim import claims
-from hcviz.claims.frames import Frames, Who, everyone, is_recorded, open_frames
-from hcviz.claims.quantities import View, rates_foretold
+from hcviz.claims.frames import Frames, View, Who, everyone, is_recorded, open_frames
+from hcviz.claims.quantities import rates_foretold
 from hcviz.claims.reproduce import verdicts
 from hcviz.errors import HcvizError
 

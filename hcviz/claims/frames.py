@@ -1,4 +1,4 @@
-"""Frames: what was recorded of the runs of a comparison, and the rows of one arm."""
+"""Frames: what was recorded of the runs of a comparison; the rows of an arm, and of one seed."""
 
 import functools
 import hashlib
@@ -6,13 +6,15 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from hcviz.errors import HcvizError
 from hcviz.io.files import data_folder
 
-KEYS = ["source", "factor", "arm"]
+Step = int | str
 TABLES = ("runs", "losses", "metrics", "accuracy", "curvature")
 
 
@@ -125,3 +127,60 @@ def _opened(path: Path, _: int) -> Frames:
 def everyone(arms: Sequence[str], sources: Sequence[str], factor: int = 2) -> list[Who]:
     """Return arms of sources, source by source."""
     return [Who(arm, source, factor) for source in sources for arm in arms]
+
+
+@dataclass(frozen=True)
+class View:
+    """The rows of one seed of the frames."""
+
+    frames: Frames | None
+    seed: int
+    source: str = ""
+
+    def rows(self, table: str, who: Who) -> pd.DataFrame:
+        """Return an arm's rows of this seed."""
+        rows = self.frames.of(table, who)
+        return rows[rows["seed"] == self.seed]
+
+    def loss(self, who: Who, at: Step = "end") -> float:
+        """Return an arm's held-out loss: at the end on all blocks, before it on those watched."""
+        if at == "end":
+            return float(self.rows("runs", who)["loss"].iloc[0])
+        curve = self.curve(who)
+        return float(np.interp(at, curve.index, curve))
+
+    def curve(self, who: Who) -> pd.Series:
+        """Return the held-out loss by step."""
+        rows = self.rows("losses", who)
+        return rows[rows["split"] == "heldout"].groupby("step")["loss"].mean()
+
+    def measured(
+        self, who: Who, metric: str, tensors: str = "", axis: str | None = None
+    ) -> pd.DataFrame:
+        """Return the rows of a metric, of some tensors and of one axis or all."""
+        rows = self.rows("metrics", who)
+        rows = rows[(rows["metric"] == metric) & rows["tensor"].str.contains(tensors)]
+        return rows if axis is None else rows[rows["axis"] == axis]
+
+    def metric(self, who: Who, metric: str, *chosen: Any) -> pd.DataFrame:
+        """Return a metric, tensor by step: a column each, the mean over parts and rows."""
+        rows = self.measured(who, metric, *chosen)
+        return rows.pivot_table(index="step", columns="tensor", values="value", aggfunc="mean")
+
+    def mean(self, who: Who, metric: str, at: Step, *chosen: Any) -> float:
+        """Return a metric at a step, mean over the ``chosen`` tensors and axis."""
+        return at_step(self.metric(who, metric, *chosen).mean(axis=1), at)
+
+    def accuracy(self, who: Who) -> pd.DataFrame:
+        """Return the accuracy, step by task."""
+        rows = self.rows("accuracy", who)
+        return rows.pivot_table(index="step", columns="task", values="value")
+
+
+def at_step(curve: pd.Series, step: Step) -> float:
+    """Return a curve's value at a step (the nearest), the start, the end, its highest or lowest."""
+    if step in ("start", "end"):
+        return curve.iloc[0 if step == "start" else -1]
+    if step in ("highest", "lowest"):
+        return curve.max() if step == "highest" else curve.min()
+    return curve.iloc[np.abs(curve.index.to_numpy() - step).argmin()]

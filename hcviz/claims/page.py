@@ -45,7 +45,8 @@ def draw_all(out: Path, recorded: dict[str, Frames]) -> dict[str, list[str]]:
     for name, draw in FIGURES.items():
         for suffix, (axes, data) in draw(recorded):
             stem = f"{name}-{suffix}" if suffix else name
-            plots.save(axes, out / stem, data=_slim(data), command=COMMAND)
+            said = data.dropna(axis=1, how="all")
+            plots.save(axes, out / stem, data=said, command=COMMAND)
             plt.close("all")
             found.setdefault(name, []).append(stem)
     return found
@@ -124,8 +125,3 @@ def section(name: str, stems: list[str], table: pd.DataFrame) -> str:
 def _table(head: tuple, rows: list[tuple]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
-
-
-def _slim(data: pd.DataFrame) -> pd.DataFrame:
-    """Leave out the columns that say nothing."""
-    return data.dropna(axis=1, how="all")

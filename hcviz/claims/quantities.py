@@ -7,14 +7,14 @@ its pair of models is another one. Seeds that one of the arms lacks are left out
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from hcviz.claims.budget import differences, read_pair
-from hcviz.claims.frames import Frames, Who
+from hcviz.claims.frames import Frames, Step, View, Who, at_step
 from hcviz.errors import HcvizError
 from hcviz.statistics.escape import escape, foretold
 from hcviz.statistics.losses import forgetting, slopes_at_growth, speedup
@@ -22,7 +22,6 @@ from hcviz.training.request import TrainRequest
 from hcviz.training.schedule import SCHEDULES
 
 Arm = str | Mapping[str, Any]
-Step = int | str
 UP = r"(?:dense_h_to_4h|fc1|up_proj)\.weight$"
 """Tensors by default: the up-projections."""
 ARMS = ("arm", "against", "arms")
@@ -32,122 +31,58 @@ QUANTITIES: dict[str, Callable[..., pd.Series]] = {}
 
 
 def quantity(function: Callable[..., float]) -> Callable[..., pd.Series]:
-    """Register a function of one source and seed; it is called for each of them."""
+    """Register a function of one source and seed; it is called for each of them.
+
+    One that names no arm needs no run: it is of the source alone, a pair of ``configs/pairs``.
+    """
 
     @functools.wraps(function)
-    def all_of(frames: Frames, sources: Sequence[str], factor: int, **keywords: Any) -> pd.Series:
+    def all_of(
+        frames: Frames | None, sources: Sequence[str], factor: int, **keywords: Any
+    ) -> pd.Series:
         _check(function, keywords)
         found = {}
         for source in sources:
-            arms = {k: v for k, v in keywords.items() if k in ARMS}
-            whos = {k: _who(v, source, factor) for k, v in arms.items()}
-            for seed in _seeds(frames, whos):
-                view = View(frames, seed)
+            whos = _arms(keywords, source, factor)
+            runs = [{*frames.of("runs", who)["seed"]} for who in _flat(whos)]
+            for seed in sorted(set.intersection(*runs)) if whos else [0]:
+                view = View(frames, seed, source)
                 found[source, seed] = float(function(view, **{**keywords, **whos}))
-        return _series(found)
+        index = pd.MultiIndex.from_tuples(found, names=["source", "seed"]) if found else None
+        return pd.Series(list(found.values()), index=index, dtype=float)
 
     QUANTITIES[function.__name__] = all_of
     return all_of
-
-
-def quantity_of_pair(function: Callable[..., float]) -> Callable[..., pd.Series]:
-    """Register a function of a pair of ``configs/pairs``, which needs no run."""
-
-    @functools.wraps(function)
-    def all_of(_: None, sources: Sequence[str], factor: int, **keywords: Any) -> pd.Series:
-        _check(function, keywords)
-        return _series({(source, 0): float(function(source, **keywords)) for source in sources})
-
-    QUANTITIES[function.__name__] = all_of
-    return all_of
-
-
-def _series(found: Mapping[tuple[str, int], float]) -> pd.Series:
-    index = pd.MultiIndex.from_tuples(list(found), names=["source", "seed"]) if found else None
-    return pd.Series(list(found.values()), index=index, dtype=float)
-
-
-class View:
-    """The rows of one seed of the frames."""
-
-    def __init__(self, frames: Frames, seed: int) -> None:
-        self.frames, self.seed = frames, seed
-
-    def rows(self, table: str, who: Who) -> pd.DataFrame:
-        """Return an arm's rows of this seed."""
-        rows = self.frames.of(table, who)
-        return rows[rows["seed"] == self.seed]
-
-    def loss(self, who: Who, at: Step = "end") -> float:
-        """Return an arm's held-out loss: at the end on all blocks, before it on those watched."""
-        if at == "end":
-            return float(self.rows("runs", who)["loss"].iloc[0])
-        curve = self.curve(who)
-        return float(np.interp(at, curve.index, curve))
-
-    def curve(self, who: Who) -> pd.Series:
-        """Return the held-out loss by step."""
-        rows = self.rows("losses", who)
-        return rows[rows["split"] == "heldout"].groupby("step")["loss"].mean()
-
-    def metric(
-        self, who: Who, metric: str, tensors: str = "", axis: str | None = None
-    ) -> pd.DataFrame:
-        """Return a metric, tensor by step: a column each, the mean over parts and rows."""
-        rows = self.rows("metrics", who)
-        rows = rows[(rows["metric"] == metric) & rows["tensor"].str.contains(tensors)]
-        if axis is not None:
-            rows = rows[rows["axis"] == axis]
-        return rows.pivot_table(index="step", columns="tensor", values="value", aggfunc="mean")
 
 
 def _check(function: Callable, keywords: Mapping[str, Any]) -> None:
     """Refuse keywords that a quantity has not, and say which are missing."""
-    known = list(inspect.signature(function).parameters.values())[1:]
-    wrong = set(keywords) - {p.name for p in known}
-    missing = {p.name for p in known if p.default is p.empty} - set(keywords)
-    if wrong or missing:
-        raise HcvizError(
-            f"{function.__name__}() takes {', '.join(p.name for p in known)}; "
-            + (f"{', '.join(sorted(wrong))} is none of them." if wrong else "")
-            + (f"{', '.join(sorted(missing))} is missing." if missing else "")
-        )
+    known = {p.name: p.default for p in [*inspect.signature(function).parameters.values()][1:]}
+    missing = {name for name, default in known.items() if default is inspect.Parameter.empty}
+    said = {"none of them": keywords.keys() - known, "missing": missing - keywords.keys()}
+    if any(said.values()):
+        wrong = [f"{', '.join(sorted(names))} is {what}." for what, names in said.items() if names]
+        raise HcvizError(f"{function.__name__}() takes {', '.join(known)}; {' '.join(wrong)}")
 
 
-def _who(value: Arm | Sequence[Arm], source: str, factor: int) -> Who | list[Who]:
-    """Return the arms that a keyword names."""
-    if isinstance(value, str):
-        return Who(value, source, factor)
-    if isinstance(value, Mapping):
-        return Who(**({"source": source, "factor": factor} | value))
-    return [_who(one, source, factor) for one in value]
+def _arms(keywords: Mapping[str, Any], source: str, factor: int) -> dict[str, Who | list[Who]]:
+    """Return the arms that a quantity's keywords name, for one source."""
+
+    def who(value: Arm) -> Who:
+        given = {"arm": value} if isinstance(value, str) else value
+        return Who(**({"source": source, "factor": factor} | given))
+
+    named = {key: value for key, value in keywords.items() if key in ARMS}
+    return {k: [*map(who, v)] if isinstance(v, list | tuple) else who(v) for k, v in named.items()}
+
+
+def _flat(whos: Mapping[str, Who | list[Who]]) -> list[Who]:
+    return [who for one in whos.values() for who in (one if isinstance(one, list) else [one])]
 
 
 def whos_of(keywords: Mapping[str, Any], source: str, factor: int) -> list[Who]:
     """Return all arms that a quantity's keywords name, for one source."""
-    found = [_who(value, source, factor) for key, value in keywords.items() if key in ARMS]
-    return list(dict.fromkeys(_flat(found)))
-
-
-def _flat(found: Iterable[Who | list[Who]]) -> Iterator[Who]:
-    for one in found:
-        yield from one if isinstance(one, list) else [one]
-
-
-def _seeds(frames: Frames, whos: Mapping[str, Who | list[Who]]) -> list[int]:
-    """Return the seeds that all arms have."""
-    return sorted(
-        set.intersection(*(set(frames.of("runs", who)["seed"]) for who in _flat(whos.values())))
-    )
-
-
-def _at(curve: pd.Series, step: Step) -> float:
-    """Return a curve's value at a step (the nearest), the start, the end, its highest or lowest."""
-    if step in ("start", "end"):
-        return curve.iloc[0 if step == "start" else -1]
-    if step in ("highest", "lowest"):
-        return curve.max() if step == "highest" else curve.min()
-    return curve.iloc[np.abs(curve.index.to_numpy() - step).argmin()]
+    return list(dict.fromkeys(_flat(_arms(keywords, source, factor))))
 
 
 @quantity
@@ -189,9 +124,12 @@ def loss_apart(view: View, *, arm: Who, against: Who) -> float:
 @quantity
 def sooner(view: View, *, arm: Who, against: Who) -> float:
     """How many times sooner an arm is down at the final loss of another."""
-    rows = [view.rows("losses", who).assign(run=name) for name, who in (("a", arm), ("b", against))]
-    found = speedup(pd.concat(rows), against="b").set_index("run")
-    return found.loc["a", "ratio"]
+    return _sooner(view.rows("losses", arm), view.rows("losses", against), "tokens")
+
+
+def _sooner(ours: pd.DataFrame, theirs: pd.DataFrame, x: str) -> float:
+    rows = pd.concat([ours.assign(run="ours"), theirs.assign(run="theirs")])
+    return speedup(rows, against="theirs", x=x).set_index("run").loc["ours", "ratio"]
 
 
 @quantity
@@ -218,7 +156,7 @@ def value(
     view: View, *, arm: Who, metric: str, at: Step, tensors: str = UP, axis: str | None = None
 ) -> float:
     """A metric at a step, mean over tensors."""
-    return _at(view.metric(arm, metric, tensors, axis).mean(axis=1), at)
+    return view.mean(arm, metric, at, tensors, axis)
 
 
 @quantity
@@ -235,8 +173,8 @@ def change(
     axis: str | None = None,
 ) -> float:  # fmt: skip
     """How much a metric, mean over tensors, changes from one step to another."""
-    curve = view.metric(arm, metric, tensors, axis).mean(axis=1)
-    return _at(curve, until) - _at(curve, since)
+    until, since = (view.mean(arm, metric, at, tensors, axis) for at in (until, since))
+    return until - since
 
 
 @quantity
@@ -250,14 +188,13 @@ def share_falling(view: View, *, arm: Who, metric: str, by: float, tensors: str 
 def ratio(view: View, *, arm: Who, against: Who, metric: str, at: Step, tensors: str = UP) -> float:
     """A metric of an arm over that of another, geometric mean over tensors."""
     curves = [np.log(view.metric(who, metric, tensors)).mean(axis=1) for who in (arm, against)]
-    return np.exp(_at(curves[0], at) - _at(curves[1], at))
+    return np.exp(at_step(curves[0], at) - at_step(curves[1], at))
 
 
 @quantity
 def empty_share(view: View, *, arm: Who, at: Step, below: float = 1e-5, tensors: str = UP) -> float:
     """The share of singular values under ``below`` of the largest: the room that is not used."""
-    rows = view.rows("metrics", arm)
-    rows = rows[(rows["metric"] == "spectrum") & rows["tensor"].str.contains(tensors)]
+    rows = view.measured(arm, "spectrum", tensors)
     rows = rows[rows["step"] == (rows["step"].min() if at == "start" else rows["step"].max())]
     relative = rows["value"] / rows.groupby("tensor")["value"].transform("max")
     return (relative < below).mean()
@@ -266,7 +203,9 @@ def empty_share(view: View, *, arm: Who, at: Step, below: float = 1e-5, tensors:
 @quantity
 def leaves(view: View, *, arm: Who, axis: str, threshold: float) -> float:
     """The step at which the copies along an axis have left; infinite if they do not."""
-    found = escape(_ledger(view, arm, axis), by=["axis"], threshold=threshold)["leaves"].iloc[0]
+    found = escape(view.measured(arm, "ledger", axis=axis), by=["axis"], threshold=threshold)[
+        "leaves"
+    ].iloc[0]
     return np.inf if np.isnan(found) else found
 
 
@@ -287,8 +226,8 @@ def escape_per_decibel(view: View, *, arms: list[Who], axis: str, threshold: flo
 @quantity
 def foretells(view: View, *, arms: list[Who], metric: str, at: int, tensors: str = UP) -> float:
     """Spearman's correlation, over arms, of a metric early on with the loss at the end."""
-    early = [_at(view.metric(arm, metric, tensors).mean(axis=1), at) for arm in arms]
-    return pd.Series(early).corr(pd.Series([view.loss(a) for a in arms]), method="spearman")
+    early = pd.Series([view.mean(arm, metric, at, tensors) for arm in arms])
+    return early.corr(pd.Series([view.loss(arm) for arm in arms]), method="spearman")
 
 
 @quantity
@@ -345,56 +284,40 @@ def rates_foretold(
 @quantity
 def accuracy(view: View, *, arm: Who, against: Who) -> float:
     """Mean accuracy over the tasks, at the end, minus that of another arm."""
-    ends = [_at(_by_task(view, who).mean(axis=1), "end") for who in (arm, against)]
-    return ends[0] - ends[1]
+    ours, theirs = (view.accuracy(who).mean(axis=1).iloc[-1] for who in (arm, against))
+    return ours - theirs
 
 
 @quantity
 def accuracy_sooner(view: View, *, arm: Who, against: Who) -> float:
     """How many times sooner the mean accuracy is at another arm's at the end."""
-    curves = {name: _by_task(view, who).mean(axis=1) for name, who in (("a", arm), ("b", against))}
-    rows = [
-        (-curve).rename("loss").reset_index().assign(run=name, split="heldout")
-        for name, curve in curves.items()
-    ]
-    found = speedup(pd.concat(rows), against="b", x="step").set_index("run")
-    return found.loc["a", "ratio"]
+    curves = (-view.accuracy(who).mean(axis=1).rename("loss") for who in (arm, against))
+    return _sooner(*(one.reset_index().assign(split="heldout") for one in curves), "step")
 
 
 @quantity
 def tasks_won(view: View, *, arm: Who, against: Who) -> float:
     """The share of tasks in which an arm ends above another; a tie is half a task."""
-    gaps = _by_task(view, arm).iloc[-1] - _by_task(view, against).iloc[-1]
+    gaps = view.accuracy(arm).iloc[-1] - view.accuracy(against).iloc[-1]
     return ((gaps > 0) + 0.5 * (gaps == 0)).mean()
 
 
-def _by_task(view: View, who: Who) -> pd.DataFrame:
-    """Return the accuracy, step by task."""
-    rows = view.rows("accuracy", who)
-    return rows.pivot_table(index="step", columns="task", values="value")
-
-
-@quantity_of_pair
+@quantity
 @functools.cache  # a plan takes seconds
-def table_1_differences(pair: str) -> float:
+def table_1_differences(view: View) -> float:
     """How many entries of the paper's table 1 differ from the clone that we would make."""
-    return differences(read_pair(pair), 1)
+    return differences(read_pair(view.source), 1)
 
 
-@quantity_of_pair
-def table_2_differences(pair: str, *, apart: Sequence[str] = ()) -> float:
+@quantity
+def table_2_differences(view: View, *, apart: Sequence[str] = ()) -> float:
     """How many entries of table 2, but those named, differ from what our launch would ask for."""
-    return differences(read_pair(pair), 2, apart)
-
-
-def _ledger(view: View, who: Who, axis: str) -> pd.DataFrame:
-    rows = view.rows("metrics", who)
-    return rows[(rows["metric"] == "ledger") & (rows["axis"] == axis)]
+    return differences(read_pair(view.source), 2, apart)
 
 
 def _departs(view: View, who: Who, axis: str, by: float) -> float:
     """Return the first step, after a ledger's lowest, at which it is ``by`` times that."""
-    curve = _ledger(view, who, axis).groupby("step")["value"].mean()
+    curve = view.measured(who, "ledger", axis=axis).groupby("step")["value"].mean()
     after = curve.loc[curve.idxmin() :]
     above = after[after >= by * curve.min()]
     return float(above.index[0]) if len(above) and curve.min() > 0 else np.inf

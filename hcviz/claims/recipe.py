@@ -191,19 +191,17 @@ def gather(out: Path, *, command: str, curvature: Corpus | None = None) -> Path:
         if found["loss"] is None:
             continue
         measure_accuracy(path.parent)
-        if curvature and job.arm == LOCKED:
+        curved = curvature and job.arm == LOCKED
+        if curved:
             measure_curvature(job, out, curvature)
-        for name, parts in tables.items():
-            if name == "curvature" and not (curvature and job.arm == LOCKED):
-                continue
+        for name in FRAMES if curved else FRAMES[:-1]:
             frame = pd.read_parquet(path.parent / f"{name}.parquet")
             if name == "metrics":  # whole spectra are long: those of figure 6 alone
                 ends = frame["step"].isin([0, frame["step"].max()])
                 frame = frame[ends | (frame["metric"] != "spectrum")]
-            parts.append(frame.assign(**dataclasses.asdict(job)))
+            tables[name].append(frame.assign(**dataclasses.asdict(job)))
     frames = {"runs": pd.DataFrame(rows)}
-    tables = {name: parts for name, parts in tables.items() if parts or name != "curvature"}
-    frames |= {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+    frames |= {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items() if parts}
     (out / "frames").mkdir(exist_ok=True)
     hashes = {}
     for name, frame in frames.items():
