@@ -14,11 +14,7 @@ from hcviz.io import forms
 from hcviz.io.files import data_folder
 from hcviz.statistics.verdict import EXPECT
 
-KINDS = {
-    "paper": "of the paper",
-    "doubt": "of what breaks the tie",
-    "follow-up": "of later work",
-}
+KINDS = {"paper": "of the paper", "doubt": "of what breaks the tie", "follow-up": "of later work"}
 REMEDY = "Its fields are those of Claim and Measure in hcviz/claims/claim.py."
 
 
