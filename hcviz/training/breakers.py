@@ -156,11 +156,8 @@ class BreakerCallback(TrainerCallback):
         """Set the moments of the last copy to zero."""
         for name, parameter in self.parameters.items():
             state = optimizer.state.get(parameter, {})
-            moments = [
-                value
-                for key, value in state.items()
-                if key in POWERS and getattr(value, "shape", None) == parameter.shape
-            ]
+            shaped = {k: v for k, v in state.items() if getattr(v, "shape", 0) == parameter.shape}
+            moments = [value for key, value in shaped.items() if key in POWERS]
             if state and not moments:
                 raise HcvizError(
                     f"{breaker.name}: the optimizer keeps {', '.join(state)} for {name}, and "
@@ -182,18 +179,10 @@ def _normal(draw: np.random.Generator, shape: Sequence[int]) -> torch.Tensor:
     return torch.from_numpy(draw.standard_normal(tuple(shape), dtype=np.float32))
 
 
-_ATTRIBUTES = (
-    "dropout",
-    "attention_dropout",
-    "hidden_dropout",
-    "activation_dropout",
-    "attn_dropout",
-)
-_NOT_RATES = (
-    "layerdrop",
-    "classifier_dropout",
-    "summary_first_dropout",
-)  # other heads, or whole layers
+_ATTRIBUTES = ("dropout", "attention_dropout", "hidden_dropout", "activation_dropout")
+_ATTRIBUTES += ("attn_dropout",)
+_NOT_RATES = ("layerdrop", "classifier_dropout", "summary_first_dropout")
+"""Of whole layers, or of other heads."""
 
 
 def dropout_fields(config: Any) -> dict[str, float]:
@@ -255,7 +244,6 @@ def set_dropout(model: nn.Module, rate: float) -> int:
     if count == 0 and rate > 0:
         raise HcvizError(
             f"{type(model).__name__} has nothing that can drop (configuration fields: "
-            f"{sorted(fields) or 'none'}). "
-            "Leave dropout at None, or break the symmetry by noise."
+            f"{sorted(fields) or 'none'}). Leave dropout at None, or break the symmetry by noise."
         )
     return count

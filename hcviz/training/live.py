@@ -203,13 +203,8 @@ class Bar(TrainerCallback):
         from tqdm.auto import tqdm
 
         hidden = not (self.progress and state.is_world_process_zero)
-        self.bar = tqdm(
-            total=state.max_steps,
-            initial=state.global_step,
-            desc=self.label,
-            disable=hidden,
-            unit="step",
-        )
+        look = {"desc": self.label, "disable": hidden, "unit": "step"}
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, **look)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Advance the bar."""

@@ -22,12 +22,7 @@ from hcviz.training.snapshots import Plan
 
 
 def prepare_folder(
-    out: Path,
-    request: dict[str, Any],
-    *,
-    plan: Plan,
-    resume: bool,
-    overwrite: bool,
+    out: Path, request: dict[str, Any], *, plan: Plan, resume: bool, overwrite: bool
 ) -> None:
     """Make the run's folder, or see that it holds this very request; refuse to lose anything.
 

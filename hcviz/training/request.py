@@ -222,9 +222,8 @@ def trainer_arguments(
     if request["batch_size"] % parts:
         raise HcvizError(
             f"batch_size {request['batch_size']} cannot be split over {arguments.world_size} "
-            "processes "
-            f"and {arguments.gradient_accumulation_steps} accumulation steps. Use a multiple of "
-            f"{parts}."
+            f"processes and {arguments.gradient_accumulation_steps} accumulation steps. Use a "
+            f"multiple of {parts}."
         )
     arguments.per_device_train_batch_size = request["batch_size"] // parts
     arguments.per_device_eval_batch_size = max(1, 16 // arguments.world_size)
@@ -296,8 +295,7 @@ def check_fit(model: Any, corpus: Any) -> None:
     if corpus.largest >= model.config.vocab_size:
         raise HcvizError(
             f"The tokenizer's tokens go up to {corpus.largest}, and the model has "
-            f"{model.config.vocab_size}. "
-            "Give the model's own tokenizer."
+            f"{model.config.vocab_size}. Give the model's own tokenizer."
         )
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest is not None and corpus.context > longest:

@@ -189,16 +189,12 @@ class BlockOrder(Dataset):
     def __init__(self, blocks: torch.Tensor, *, count: int, seed: int | None = None):
         """Take ``count`` blocks: in shuffled epochs with a seed, evenly spaced without one."""
         self.blocks = blocks
+        size = len(blocks)
         if seed is None:
-            self.order = (
-                np.linspace(0, len(blocks) - 1, min(count, len(blocks))).round().astype(int)
-            )
+            self.order = np.linspace(0, size - 1, min(count, size)).round().astype(int)
         else:
-            epochs = -(-count // len(blocks))
-            shuffled = [
-                np.random.default_rng([seed, epoch]).permutation(len(blocks))
-                for epoch in range(epochs)
-            ]
+            epochs = range(-(-count // size))
+            shuffled = [np.random.default_rng([seed, n]).permutation(size) for n in epochs]
             self.order = np.concatenate(shuffled)[:count]
 
     def __len__(self) -> int:

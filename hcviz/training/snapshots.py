@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ByteSize, TypeAdapter, ValidationError
 from safetensors.torch import save_file
 
 from hcviz.errors import HcvizError
@@ -27,7 +27,6 @@ RESUME_FILES = (
     *(SEAL, *OPTIMIZER_FILES, "scheduler.pt", "scaler.pt", "rng_state*.pth"),
     "pytorch_model_fsdp*",  # the weights once more, as FSDP reads them
 )
-UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,13 @@ def plan(
         newest = 2 * (3 * whole + files) if len(at) > 2 else 4 * whole + 2 * files
         return Plan(at, kept + files, older + newest)
 
-    limit, found = _bytes(budget), planned(snapshots)
+    try:
+        limit = None if budget is None else TypeAdapter(ByteSize).validate_python(budget)
+    except ValidationError as error:
+        raise HcvizError(
+            f"disk_budget={budget!r} is no size. Write it like 500MB or 2GB."
+        ) from error
+    found = planned(snapshots)
     if limit is None or found.peak <= limit:
         return found
     fewer = range(len(found.steps) - 1, 1, -1) if isinstance(snapshots, int) else ()
@@ -134,16 +139,6 @@ def plan(
         f"disk_budget={budget!r} is too small: {planned(2) if fewer else found}. "
         "Name fewer snapshots, keep chosen tensors (keep=...), or a smaller snapshot_dtype."
     )
-
-
-def _bytes(budget: str | int | None) -> float | None:
-    """Return a size like "2GB" in bytes."""
-    if budget is None or isinstance(budget, int):
-        return budget
-    found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([kmgt]?)b?\s*", str(budget).lower())
-    if not found:
-        raise HcvizError(f"disk_budget={budget!r} is no size. Write it like 500MB or 2GB.")
-    return float(found[1]) * UNITS[found[2]]
 
 
 def seal(folder: Path) -> None:

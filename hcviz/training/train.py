@@ -106,9 +106,8 @@ def train(model: Any, *, out: str | Path, request: TrainRequest) -> Run:
     first = arguments.process_index == 0
     with locked(out) if first else contextlib.nullcontext():
         if first:
-            prepare_folder(
-                out, asked, plan=planned, resume=request.resume, overwrite=request.overwrite
-            )
+            again = {"resume": request.resume, "overwrite": request.overwrite}
+            prepare_folder(out, asked, plan=planned, **again)
         if arguments.world_size > 1:
             torch.distributed.barrier()
         if read_info(out).get("status") == "done":
@@ -176,18 +175,14 @@ def _run(
     first = begin is None or (handed and begin.name == f"checkpoint-{handed.step}")
     arguments.eval_on_start = bool(first)
     snapshots = Snapshots(
-        request["snapshots"],
-        eval_every=request["eval_every"],
-        until=request.get("until"),
-        tokenizer=tokenizer,
-        keeping=Keeping(**request.get("keeping", {})),
-    )
+        request["snapshots"], eval_every=request["eval_every"], until=request.get("until"),
+        tokenizer=tokenizer, keeping=Keeping(**request.get("keeping", {})),
+    )  # fmt: skip
+    blocks = request["steps"] * request["batch_size"]
     trainer = SnapshotTrainer(
         model=model,
         args=arguments,
-        train_dataset=BlockOrder(
-            corpus.train, count=request["steps"] * request["batch_size"], seed=request["seed"]
-        ),
+        train_dataset=BlockOrder(corpus.train, count=blocks, seed=request["seed"]),
         eval_dataset=BlockOrder(corpus.heldout, count=request["eval_blocks"]),
         callbacks=[snapshots, *callbacks],
         schedule=request["schedule"],

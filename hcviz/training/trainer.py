@@ -81,9 +81,7 @@ class SnapshotTrainer(Trainer):
         self.is_fsdp_enabled = True
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
-        return SequentialSampler(
-            self.train_dataset
-        )  # BlockOrder is already shuffled by its own seed
+        return SequentialSampler(self.train_dataset)  # which its own seed has shuffled
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Give every parameter a group of its own where each has a pace of its own."""
@@ -91,38 +89,24 @@ class SnapshotTrainer(Trainer):
             model, args = model or self.model, self.args
             kind, options = self.get_optimizer_cls_and_kwargs(args, model)
             decayed = set(self.get_decay_parameter_names(model))
-            self.optimizer = kind(
-                [
-                    {
-                        "params": [parameter],
-                        **Pace(
-                            args.learning_rate,
-                            args.adam_epsilon,
-                            args.weight_decay * (name in decayed),
-                        ).times(self.paces[name]),
-                    }
-                    for name, parameter in model.named_parameters()
-                ],
-                **options,
-            )
+            groups = []
+            for name, parameter in model.named_parameters():
+                decay = args.weight_decay * (name in decayed)
+                own = Pace(args.learning_rate, args.adam_epsilon, decay).times(self.paces[name])
+                groups.append({"params": [parameter], **own})
+            self.optimizer = kind(groups, **options)
         return super().create_optimizer(model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Warm up linearly from the first step's 1/warmup, then follow the schedule."""
+        warm, rest = self.warmup_steps, max(1, num_training_steps - self.warmup_steps)
 
         def share(step: int) -> float:
-            if step < self.warmup_steps:
-                return (step + 1) / self.warmup_steps
-            return self.schedule(
-                min(
-                    1.0, (step - self.warmup_steps) / max(1, num_training_steps - self.warmup_steps)
-                )
-            )
+            return (step + 1) / warm if step < warm else self.schedule(min(1, (step - warm) / rest))
 
         if self.lr_scheduler is None:
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                optimizer or self.optimizer, share
-            )
+            optimizer = optimizer or self.optimizer
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -163,9 +147,8 @@ class SnapshotTrainer(Trainer):
         rate = self._get_learning_rate()
         raise HcvizError(
             f"The {what} loss became {loss} at step {step} of {self.state.max_steps} (learning "
-            f"rate {rate:.3g}). "
-            f"The snapshots before it are kept in {self.args.output_dir}. "
-            "Lower the learning rate, lengthen the warm-up, or train in float32."
+            f"rate {rate:.3g}). The snapshots before it are kept in {self.args.output_dir}. Lower "
+            "the learning rate, lengthen the warm-up, or train in float32."
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -194,11 +177,8 @@ class Snapshots(TrainerCallback):
         keeping: Keeping,
     ):
         """Take the steps to save at, where to stop, and what to keep of older snapshots."""
-        self.until = until
-        self.keeping = keeping
-        self.steps = frozenset(steps)
-        self.eval_every = eval_every
-        self.tokenizer = tokenizer
+        self.steps, self.eval_every, self.until = frozenset(steps), eval_every, until
+        self.tokenizer, self.keeping = tokenizer, keeping
         self.trainer: SnapshotTrainer | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -229,11 +209,9 @@ class Snapshots(TrainerCallback):
         saved = begin.checkpoint / "trainer_state.json"
         trainer.state = state = TrainerState.load_from_json(str(saved))
         state.is_world_process_zero = trainer.is_world_process_zero()
-        state.log_history = [  # the held-out loss there is the grown model's, measured next
-            row
-            for row in state.log_history
-            if not (row["step"] == begin.step and "eval_loss" in row)
-        ]
+        # the held-out loss there is the grown model's, measured next
+        old = [r for r in state.log_history if r["step"] == begin.step and "eval_loss" in r]
+        state.log_history = [row for row in state.log_history if row not in old]
         schedule = trainer.lr_scheduler
         there = {"last_epoch": begin.step - 1, "_step_count": begin.step + 1}
         schedule.load_state_dict(schedule.state_dict() | there)
@@ -252,11 +230,9 @@ class Snapshots(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Ask the Trainer to save and evaluate here, or not, and to stop."""
         control.should_training_stop |= state.global_step == self.until
-        snapshot = state.global_step in self.steps
-        control.should_save = snapshot
-        control.should_evaluate = snapshot or bool(
-            self.eval_every and state.global_step % self.eval_every == 0
-        )
+        control.should_save = state.global_step in self.steps
+        often = self.eval_every and state.global_step % self.eval_every == 0
+        control.should_evaluate = control.should_save or bool(often)
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any
@@ -284,11 +260,10 @@ class Snapshots(TrainerCallback):
 
     def _thin_out(self, state: Any, newest: Path) -> None:
         if state.is_world_process_zero:
-            for folder in newest.parent.glob("checkpoint-*"):
-                if folder != newest:
-                    drop_resume_files(folder)
-                    if weight_files(folder):
-                        self.keeping.thin(folder)
+            for folder in {*newest.parent.glob("checkpoint-*")} - {newest}:
+                drop_resume_files(folder)
+                if weight_files(folder):
+                    self.keeping.thin(folder)
 
 
 def inner_parameters(model: Any) -> int:
