@@ -7,16 +7,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from hcviz.cli.common import (
-    Factor,
-    Model,
-    Name,
-    Out,
-    dtype_of,
-    expansion_of,
-    options_of,
-    setting,
-)
+from hcviz.cli.common import Factor, Model, Name, Out, dtype_of, expansion_of, options_of, setting
 from hcviz.widening.request import CloneRequest
 
 Clone = options_of(
@@ -84,11 +75,7 @@ def clone(
 
 
 def declone(
-    src: Model,
-    out: Out,
-    /,
-    overwrite: bool = False,
-    trust_remote_code: bool = False,
+    src: Model, out: Out, /, overwrite: bool = False, trust_remote_code: bool = False
 ) -> int:
     """Project a clone, trained or not, back on its symmetric part, a model of its source's size.
 
@@ -102,19 +89,14 @@ def declone(
         trust_remote_code: Run code that comes with the model.
     """
     import hcviz
-    from hcviz.io.files import check_free
-    from hcviz.io.sources import load
 
-    check_free(out, overwrite=overwrite)
-    model, tokenizer = load(src, trust_remote_code=trust_remote_code)
+    model, tokenizer = _load_for(out, src, overwrite, trust_remote_code)
     small, losses = hcviz.declone(model)
     losses = losses.sort_values("lost", ascending=False)
     print(losses[["tensor", "lost"]].head(10).to_string(index=False, float_format="{:.2%}".format))
     total = (losses["lost"] * losses["squared_norm"]).sum() / losses["squared_norm"].sum()
     print(f"lost of all squared norm: {total:.2%}")
-    _save(small, tokenizer, out, overwrite=overwrite, losses=losses)
-    print(f"{model.num_parameters():,} -> {small.num_parameters():,} parameters, saved in {out}")
-    return 0
+    return _save(model, small, tokenizer, out, overwrite=overwrite, losses=losses)
 
 
 def deepen(
@@ -138,21 +120,25 @@ def deepen(
         trust_remote_code: Run code that comes with the model.
     """
     import hcviz
+
+    model, tokenizer = _load_for(out, src, overwrite, trust_remote_code)
+    deep = hcviz.deepen(model, layers=layers, method=method)
+    if method == "stack":
+        print("Stacked: the logits are NOT those of the source.")
+    return _save(model, deep, tokenizer, out, overwrite=overwrite)
+
+
+def _load_for(out: Path, src: str, overwrite: bool, trust_remote_code: bool):
+    """Return a model and its tokenizer, once it is clear that something may be written there."""
     from hcviz.io.files import check_free
     from hcviz.io.sources import load
 
     check_free(out, overwrite=overwrite)
-    model, tokenizer = load(src, trust_remote_code=trust_remote_code)
-    deep = hcviz.deepen(model, layers=layers, method=method)
-    if method == "stack":
-        print("Stacked: the logits are NOT those of the source.")
-    _save(deep, tokenizer, out, overwrite=overwrite)
-    print(f"{model.num_parameters():,} -> {deep.num_parameters():,} parameters, saved in {out}")
-    return 0
+    return load(src, trust_remote_code=trust_remote_code)
 
 
-def _save(model, tokenizer, out: Path, *, overwrite: bool, **tables) -> None:
-    """Save a model with its tokenizer and tables, whole or not at all."""
+def _save(source, model, tokenizer, out: Path, *, overwrite: bool, **tables) -> int:
+    """Save a model with its tokenizer and tables, whole or not at all, and say what it is."""
     from hcviz.io.files import check_space, fresh_folder, open_to_readers
     from hcviz.io.process import quiet
 
@@ -164,6 +150,8 @@ def _save(model, tokenizer, out: Path, *, overwrite: bool, **tables) -> None:
         for name, frame in tables.items():
             frame.to_csv(folder / f"{name}.csv", index=False)
         open_to_readers(folder)
+    print(f"{source.num_parameters():,} -> {model.num_parameters():,} parameters, saved in {out}")
+    return 0
 
 
 def verify(

@@ -138,14 +138,8 @@ def demo(
     drawn = draw(runs, figures, command=typed_command(), notes=[_seeds()])
     if record:
         tensors = [name for name in runs[0].names() if ATTENTION_OUTPUT.search(name)][-2:-1]
-        keep(
-            runs,
-            record,
-            tensors=tensors,
-            frame=drawn.frame,
-            command=typed_command(),
-            overwrite=overwrite,
-        )
+        made = {"frame": drawn.frame, "command": typed_command(), "overwrite": overwrite}
+        keep(runs, record, tensors=tensors, **made)
     return _say(drawn.findings, figures)
 
 

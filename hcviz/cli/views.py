@@ -29,17 +29,13 @@ def measure(
     """
     import hcviz
 
-    if out is not None:
-        _check_ending(out)
+    _check_ending(out)
     frame = hcviz.measure(
         list(runs), metrics=metrics, tensors=tensors or None, steps=steps or None, progress=True
     )
-    if out is None:
+    if not _written(frame, out):
         shown = frame.groupby(["run", "metric", "axis", "step"], dropna=False)["value"].mean()
-        table = shown.unstack("step").reset_index()
-        print(table.to_string(index=False, float_format="{:.3g}".format, na_rep=""))
-    else:
-        _write(frame, out)
+        _print(shown.unstack("step").reset_index())
     return 0
 
 
@@ -69,20 +65,18 @@ def evaluate(
 
     if not models:
         raise HcvizError("Give at least one model or run, for example: hcviz evaluate nano:llama")
-    if out is not None:
-        _check_ending(out)
+    _check_ending(out)
     frame = hcviz.evaluate(
         list(models), tasks=tasks or None, steps=steps or None, limit=limit, harness=harness,
         progress=True,
     )  # fmt: skip
-    if out is not None:
-        _write(frame, out)
+    if _written(frame, out):
         return 0
     frame["at"] = frame["run"] + ("@" + frame["step"].astype("string")).fillna("")
     table = frame.pivot_table(
         index=["task", "metric", "chance"], columns="at", values="value", sort=False, dropna=False
     )
-    print(table.reset_index().to_string(index=False, float_format="{:.3f}".format, na_rep=""))
+    _print(table.reset_index(), "{:.3f}")
     return 0
 
 
@@ -142,19 +136,15 @@ def diff(
     """
     import hcviz
 
-    if out is not None:
-        _check_ending(out)
+    _check_ending(out)
     asked = setting(factors)
     if isinstance(asked, str):
         raise HcvizError(f"--factors {asked}: write it like hidden=2,ffn=2.")
     frame = hcviz.diff(a, b, factors=asked)
     shown = frame.sort_values("moved", ascending=False, kind="stable").head(top)
-    print(shown.drop(columns="layer").to_string(
-        index=False, float_format="{:.3g}".format, na_rep="", justify="left"
-    ))  # fmt: skip
+    _print(shown.drop(columns="layer"), justify="left")
     print(f"{len(frame)} tensors, {int((frame['moved'] > 0).sum())} of them moved")
-    if out is not None:
-        _write(frame, out)
+    _written(frame, out)
     return 0
 
 
@@ -176,23 +166,27 @@ def audit(
     """
     import hcviz
 
-    if out is not None:
-        _check_ending(out)
+    _check_ending(out)
     found = hcviz.audit(run, revisions=revisions or None, progress=True)
-    print(found.steps.to_string(index=False, float_format="{:.3g}".format, na_rep=""))
+    _print(found.steps)
     print(found)
-    if out is not None:
-        _write(found.steps, out)
+    _written(found.steps, out)
     return int(len(found.findings) > 0)
 
 
-def _check_ending(out: Path) -> None:
-    if out.suffix not in (".csv", ".parquet", ".json"):
+def _print(frame, number: str = "{:.3g}", **options) -> None:
+    print(frame.to_string(index=False, float_format=number.format, na_rep="", **options))
+
+
+def _check_ending(out: Path | None) -> None:
+    if out is not None and out.suffix not in (".csv", ".parquet", ".json"):
         raise HcvizError(f"--out {out}: the table goes to a .csv, .parquet or .json file.")
 
 
-def _write(frame, out: Path) -> None:
-    """Write a table by rename, in the form that the ending names."""
+def _written(frame, out: Path | None) -> bool:
+    """Write a table, if that is asked for, by rename and in the form that the ending names."""
+    if out is None:
+        return False
     with fresh_file(out) as scratch:
         if out.suffix == ".csv":
             frame.to_csv(scratch, index=False)
@@ -201,3 +195,4 @@ def _write(frame, out: Path) -> None:
         else:
             frame.to_json(scratch, orient="records", double_precision=15)
     print(f"{len(frame):,} rows in {out}")
+    return True
