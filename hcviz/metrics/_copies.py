@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-from hcviz.architecture.axes import SYMMETRY, TensorAxes
+from hcviz.architecture.axes import SYMMETRY, Factors, TensorAxes
 from hcviz.architecture.blocks import Blocks, pieces
 from hcviz.metrics._registry import Row, exact_pieces, is_table, metric
 
@@ -95,7 +95,7 @@ def _row_cosines(blocks: Blocks, axes: TensorAxes, levels: range) -> np.ndarray:
 
 
 @metric("cosine")
-def cosine(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -> Iterator[Row]:
+def cosine(weight: torch.Tensor, axes: TensorAxes, factors: Factors) -> Iterator[Row]:
     """Mean cosine between the copies that each row reads (figure 5 of the paper: its halves).
 
     For n copies it is the mean over their pairs. Rows are outputs; an embedding's are its tokens.
@@ -106,9 +106,7 @@ def cosine(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -
 
 
 @metric("cosine.rows")
-def cosine_rows(
-    weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]
-) -> Iterator[Row]:
+def cosine_rows(weight: torch.Tensor, axes: TensorAxes, factors: Factors) -> Iterator[Row]:
     """The same for every row; row counts the outputs, the first written copy's first."""
     for blocks, levels in _row_copies(weight, axes, factors):
         for row, value in enumerate(_row_cosines(blocks, axes, levels).flatten().tolist()):
@@ -116,9 +114,7 @@ def cosine_rows(
 
 
 @metric("cosine.baseline")
-def cosine_baseline(
-    weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]
-) -> Iterator[Row]:
+def cosine_baseline(weight: torch.Tensor, axes: TensorAxes, factors: Factors) -> Iterator[Row]:
     """Two standard deviations of ``cosine`` for unrelated weights of this shape."""
     for blocks, levels in _row_copies(weight, axes, factors):
         copies = math.prod(blocks.view.shape[d] for d in levels)
@@ -127,9 +123,7 @@ def cosine_baseline(
 
 
 @metric("cosine.heads")
-def cosine_heads(
-    weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]
-) -> Iterator[Row]:
+def cosine_heads(weight: torch.Tensor, axes: TensorAxes, factors: Factors) -> Iterator[Row]:
     """Cosine between the copies of every attention head, written or read; row is its source's head.
 
     A head's vector is all that the weight holds of it; for more than two copies it is the mean over
@@ -154,7 +148,7 @@ def units_of(blocks: Blocks, names: Collection[str]) -> np.ndarray:
 
 @metric("angle", needs=("start",))
 def angle(
-    weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int], *, start: torch.Tensor
+    weight: torch.Tensor, axes: TensorAxes, factors: Factors, *, start: torch.Tensor
 ) -> Iterator[Row]:
     """Angle in degrees of every block to the source's weight; row: written copy, col: read copy.
 
@@ -178,7 +172,7 @@ def angle(
 
 
 @metric("pairs")
-def pairs(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -> Iterator[Row]:
+def pairs(weight: torch.Tensor, axes: TensorAxes, factors: Factors) -> Iterator[Row]:
     """Cosine between every two source-shaped blocks; row and col count them, written first."""
     if len(axes) < 2:
         return
@@ -193,7 +187,7 @@ def pairs(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) ->
 
 
 @metric("ledger")
-def ledger(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -> Iterator[Row]:
+def ledger(weight: torch.Tensor, axes: TensorAxes, factors: Factors) -> Iterator[Row]:
     """Share of squared norm outside the symmetric part, per axis R, H, N; exactly 0 is locked.
 
     The symmetric part is the mean over the copies of one axis. Copies that are equal bit by bit

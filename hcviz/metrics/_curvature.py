@@ -180,9 +180,8 @@ def ends(product: Product, start: torch.Tensor) -> Iterator[tuple[str, float]]:
 
     first = start.cpu().numpy()
     if not of_numpy(first).any():  # a sector that the function does not depend on
-        yield from dict.fromkeys(
-            ("smallest", "smallest error", "largest", "largest error"), 0.0
-        ).items()
+        for part in ("smallest", "smallest error", "largest", "largest error"):
+            yield part, 0.0
         return
     matrix = LinearOperator((len(first), len(first)), matvec=of_numpy, dtype=first.dtype)
     values, vectors = eigsh(matrix, k=2, which="BE", tol=TOLERANCE, v0=first)  # in order

@@ -4,11 +4,11 @@ All work in float64 and need no clone. Where a norm of zero leaves a ratio undef
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 
-from hcviz.architecture.axes import TensorAxes
+from hcviz.architecture.axes import Factors, TensorAxes
 from hcviz.metrics._registry import Row, metric
 
 BINS, REACH = 64, 4.0
@@ -16,14 +16,14 @@ BINS, REACH = 64, 4.0
 
 
 @metric("norm", needs_clone=False)
-def norm(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -> Iterator[Row]:
+def norm(weight: torch.Tensor, axes: TensorAxes, factors: Factors) -> Iterator[Row]:
     """Frobenius norm of the tensor."""
     yield {"value": weight.double().norm().item()}
 
 
 @metric("distance", needs_clone=False, needs=("start",))
 def distance(
-    weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int], start: torch.Tensor
+    weight: torch.Tensor, axes: TensorAxes, factors: Factors, start: torch.Tensor
 ) -> Iterator[Row]:
     """Distance from the start of the run, relative to the norm there: ||W - W0|| / ||W0||."""
     yield {"value": _ratio(weight, start)}
@@ -33,7 +33,7 @@ def distance(
 def turn(
     weight: torch.Tensor,
     axes: TensorAxes,
-    factors: Mapping[str, int],
+    factors: Factors,
     start: torch.Tensor,
     previous: torch.Tensor | None,
 ) -> Iterator[Row]:
@@ -47,7 +47,7 @@ def turn(
 def update(
     weight: torch.Tensor,
     axes: TensorAxes,
-    factors: Mapping[str, int],
+    factors: Factors,
     previous: torch.Tensor | None,
     gap: int | None,
 ) -> Iterator[Row]:
@@ -61,7 +61,7 @@ def update(
 
 @metric("flips", needs_clone=False, needs=("start",))
 def flips(
-    weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int], start: torch.Tensor
+    weight: torch.Tensor, axes: TensorAxes, factors: Factors, start: torch.Tensor
 ) -> Iterator[Row]:
     """Share of entries whose sign is opposite to the start's; an entry that is 0 has no sign."""
     yield {"value": (weight.sign() * start.sign() < 0).double().mean().item()}
@@ -69,7 +69,7 @@ def flips(
 
 @metric("histogram", needs_clone=False, needs=("start",))
 def histogram(
-    weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int], start: torch.Tensor
+    weight: torch.Tensor, axes: TensorAxes, factors: Factors, start: torch.Tensor
 ) -> Iterator[Row]:
     """Share of entries per bin (row), in 64 equal bins that stay the same over a run.
 

@@ -2,13 +2,13 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from hcviz.architecture.axes import SYMMETRY, TensorAxes
+from hcviz.architecture.axes import SYMMETRY, Factors, TensorAxes
 from hcviz.metrics._copies import mean_cosine, units_of
 from hcviz.metrics._registry import Row, exact_pieces, metric
 
@@ -53,7 +53,7 @@ def _unit_rows(a: np.ndarray) -> np.ndarray:
 def _register(name: str, likeness: Likeness) -> None:
     """Register a likeness of copies, and beside it what it gives for random ones."""
 
-    def rows(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -> Iterator[Row]:
+    def rows(weight: torch.Tensor, axes: TensorAxes, factors: Factors) -> Iterator[Row]:
         for part, letter, copies in _copies(weight, axes, factors):
             values = [likeness(a, b) for a, b in itertools.combinations(copies, 2)]
             yield {"part": part, "axis": letter, "value": float(np.mean(values))}
@@ -62,7 +62,7 @@ def _register(name: str, likeness: Likeness) -> None:
     def unrelated(shape: tuple[int, int]) -> float:
         return likeness(*np.random.default_rng(0).standard_normal((2, *shape)))
 
-    def level(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -> Iterator[Row]:
+    def level(weight: torch.Tensor, axes: TensorAxes, factors: Factors) -> Iterator[Row]:
         for part, letter, copies in _copies(weight, axes, factors):
             yield {"part": part, "axis": letter, "value": unrelated(copies.shape[1:])}
 
@@ -73,18 +73,15 @@ def _register(name: str, likeness: Likeness) -> None:
 
 
 def _copies(
-    weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]
+    weight: torch.Tensor, axes: TensorAxes, factors: Factors
 ) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yield the part, the axis and the copies ``[n, units, entries]`` of each axis of a matrix."""
     for blocks in exact_pieces(weight, axes, factors) if len(axes) == 2 else ():
         written = {SYMMETRY[axis] for axis in blocks.copy_axes[: len(blocks.write_copies)]}
         read = {SYMMETRY[axis] for axis in blocks.copy_axes[len(blocks.write_copies) :]}
         for letter in sorted(written ^ read):  # units that are both cannot be reordered on one side
-            yield (
-                blocks.part,
-                letter,
-                units_of(blocks, [a for a in SYMMETRY if SYMMETRY[a] == letter]),
-            )
+            axes_of = [axis for axis in SYMMETRY if SYMMETRY[axis] == letter]
+            yield blocks.part, letter, units_of(blocks, axes_of)
 
 
 HELP = {

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,8 @@ def measure(
             names = _names(one, snapshots, live)
             found = list(filter(finds, names))
             if not found:
-                shown = ", ".join(names[:4])
-                raise HcvizError(
-                    f"No tensor of {one.name} matches {tensors!r}; it has {shown}, ..."
-                )
+                told = f"it has {', '.join(names[:4])}, ..."
+                raise HcvizError(f"No tensor of {one.name} matches {tensors!r}; {told}")
             work += [(one, chosen, name, live) for name in found]
         caches[one] = Cache(one.cache_folder if cache else None)
         with naming(one.path or one.name):
@@ -98,10 +97,9 @@ def measure(
                 one, snapshots, models, batch=batch, source=source, cache=caches[one]
             )
             rows += [row for row in measured if finds(row["tensor"])]
+    bar = tqdm(work, desc="measuring", unit="tensor", disable=not progress)
     try:
-        for one, chosen, name, live in tqdm(
-            work, desc="measuring", unit="tensor", disable=not progress
-        ):
+        for one, chosen, name, live in bar:
             with naming(one.path or one.name):
                 rows += _measure_tensor(one, chosen, name, weights, live, caches[one])
             caches[one].commit()
@@ -189,14 +187,9 @@ def _measure_tensor(
                 rows[label] = cache.get(f"{label}/{name}/{step}", mark)
                 marks |= {label: mark} if rows[label] is None else {}
         if marks:
-            found = metric_rows(
-                {label: asked[label] for label in marks},
-                lambda what, step=step: reader.get(step, what),
-                name=name,
-                step=step,
-                axes=axes_of(layout, name, reader.get(step, "")),
-                factors=factors,
-            )
+            todo, get = {label: asked[label] for label in marks}, partial(reader.get, step)
+            where = {"name": name, "step": step, "axes": axes_of(layout, name, get(""))}
+            found = metric_rows(todo, get, **where, factors=factors)
             rows |= {label: [] for label in marks}
             for row in found:
                 rows[row["metric"]].append(row)

@@ -2,11 +2,11 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 
-from hcviz.architecture.axes import SYMMETRY, TensorAxes
+from hcviz.architecture.axes import SYMMETRY, Factors, TensorAxes
 from hcviz.architecture.blocks import Blocks, pieces
 from hcviz.metrics._registry import Row, exact_pieces, metric
 
@@ -64,9 +64,7 @@ def _labelled(weight: torch.Tensor, axes: TensorAxes, factors) -> Iterator[tuple
 
 
 @metric("sectors")
-def sector_shares(
-    weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]
-) -> Iterator[Row]:
+def sector_shares(weight: torch.Tensor, axes: TensorAxes, factors: Factors) -> Iterator[Row]:
     """Share of squared norm in every sector over the copies; exactly 0 is locked, the sum is 1.
 
     axis names the axes along which the sector sets copies apart (``symmetric``, R, H, N, NR, ...);
@@ -79,9 +77,7 @@ def sector_shares(
 
 
 @metric("sectors.spectrum")
-def sector_spectra(
-    weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]
-) -> Iterator[Row]:
+def sector_spectra(weight: torch.Tensor, axes: TensorAxes, factors: Factors) -> Iterator[Row]:
     """Singular values of every sector, largest first; row is their index, col the sector's.
 
     Sectors are counted as in ``sectors``, written characters first. A symmetric expansion puts the

@@ -5,11 +5,11 @@ All numbers of one matrix come from one decomposition in float64; tensors of oth
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import torch
 
-from hcviz.architecture.axes import TensorAxes
+from hcviz.architecture.axes import Factors, TensorAxes
 from hcviz.metrics._registry import Row, is_stack, metric
 
 TOP, LARGE = 64, 1024
@@ -69,9 +69,7 @@ def _number(name: str) -> Callable[[Callable], Callable]:
     """Register a number that follows from the matrix and its singular values."""
 
     def register(function: Callable[[torch.Tensor, torch.Tensor], float]) -> Callable:
-        def rows(
-            weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]
-        ) -> Iterator[Row]:
+        def rows(weight: torch.Tensor, axes: TensorAxes, factors: Factors) -> Iterator[Row]:
             for where, matrix in matrices_of(weight, axes):
                 yield where | {"value": float(function(singular_values(matrix), matrix))}
 
@@ -82,7 +80,7 @@ def _number(name: str) -> Callable[[Callable], Callable]:
 
 
 @metric("spectrum", needs_clone=False)
-def spectrum(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -> Iterator[Row]:
+def spectrum(weight: torch.Tensor, axes: TensorAxes, factors: Factors) -> Iterator[Row]:
     """Singular values of the whole matrix, largest first; row is the index."""
     if weight.dim() == 2:
         for row, value in enumerate(singular_values(weight).tolist()):
@@ -90,9 +88,7 @@ def spectrum(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int])
 
 
 @metric("spectrum.top", needs_clone=False)
-def spectrum_top(
-    weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]
-) -> Iterator[Row]:
+def spectrum_top(weight: torch.Tensor, axes: TensorAxes, factors: Factors) -> Iterator[Row]:
     """The 64 largest singular values, each with an upper bound (axis ``bound``); row is the index.
 
     For large matrices: one whose smaller side is above 1024 is sketched (Halko et al. 2011), and

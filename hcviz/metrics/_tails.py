@@ -1,13 +1,13 @@
 """Metrics of tails: which singular values a random matrix could not have, and how they fall off."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from scipy import stats
 
-from hcviz.architecture.axes import TensorAxes
+from hcviz.architecture.axes import Factors, TensorAxes
 from hcviz.metrics._registry import Row, exact_pieces, metric
 from hcviz.metrics._spectra import matrices_of, singular_values, tolerance
 from hcviz.statistics import marchenko
@@ -17,9 +17,7 @@ FEWEST, CUTS = 50, 100
 
 
 @metric("marchenko_pastur", needs_clone=False)
-def marchenko_pastur(
-    weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]
-) -> Iterator[Row]:
+def marchenko_pastur(weight: torch.Tensor, axes: TensorAxes, factors: Factors) -> Iterator[Row]:
     """Singular values above what a random matrix of this shape and mean square has (``outliers``).
 
     The rows ``low`` and ``high`` are the edges of the Marchenko-Pastur law; an outlier is above
@@ -35,7 +33,7 @@ def marchenko_pastur(
 
 
 @metric("power_law", needs_clone=False)
-def power_law(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]) -> Iterator[Row]:
+def power_law(weight: torch.Tensor, axes: TensorAxes, factors: Factors) -> Iterator[Row]:
     """Exponent a of the tail p(s^2) ~ (s^2)^-a; NaN under 50 values, which tell no exponent.
 
     Maximum likelihood for every tail, of which the one nearest to its fit is taken (Clauset et al.
@@ -55,7 +53,7 @@ def power_law(weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]
 
 @metric("power_law.source", needs=("start",))
 def power_law_source(
-    weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int], *, start: torch.Tensor
+    weight: torch.Tensor, axes: TensorAxes, factors: Factors, *, start: torch.Tensor
 ) -> Iterator[Row]:
     """The exponent of the source's weight: of the symmetric part of the run's first snapshot."""
     for blocks in exact_pieces(start, axes, factors) if len(axes) == 2 else ():

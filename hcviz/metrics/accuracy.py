@@ -137,11 +137,9 @@ def _own_rows(
         if rows is None:
             items = read_items(name)[:limit]
             scores = option_scores(*ready(), items)
-            right = [
-                max(range(len(one)), key=one.__getitem__) == item.answer
-                for one, item in zip(scores, items, strict=True)
-            ]
-            value, count = sum(right) / len(items), len(items)
+            chosen = [max(range(len(one)), key=one.__getitem__) for one in scores]
+            right = sum(one == item.answer for one, item in zip(chosen, items, strict=True))
+            value, count = right / len(items), len(items)
             spread = math.sqrt(value * (1 - value) / (count - 1)) if count > 1 else math.nan
             chance = sum(1 / len(item.options) for item in items) / count
             row = {"task": name, "metric": "acc", "value": value, "stderr": spread}

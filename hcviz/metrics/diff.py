@@ -96,8 +96,8 @@ def diff(a: Any, b: Any, *, factors: Mapping[str, Any] | None = None) -> pd.Data
                 f"{name} is {tuple(old.shape)} in the one (widened by {found}) and "
                 f"{tuple(new.shape)} in the other. Pass factors=..., as the clone was made."
             )
-        for row in _split(new - old, old, axes_of(axes, name, new), found):
-            rows.append({"tensor": name, "layer": layer_of(name), **row})
+        parts = _split(new - old, old, axes_of(axes, name, new), found)
+        rows += [{"tensor": name, "layer": layer_of(name), **part} for part in parts]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"layer": "Int64"})
 
 
@@ -144,17 +144,9 @@ def _widened(small: _Side, wide: _Side, factors: Mapping[str, Any]) -> Callable:
     """Return what gives a tensor of the symmetric clone of the smaller model."""
     model = meta_model(small.config, AutoModelForCausalLM._model_mapping[type(small.config)])
     tied = getattr(wide.config, "tie_word_embeddings", False)
-    request = CloneRequest(
-        hidden=factors["hidden"],
-        ffn=factors["ffn"],
-        heads=factors["kv_heads"] * factors["group"],
-        kv_heads=factors["kv_heads"],
-        head_dim=factors.get("head_dim", 1),
-        expert_ffn=factors.get("expert_ffn"),
-        tie="keep" if tied else "untie",
-        check=False,
-    )
-    planned = decide(model, request)
+    sizes = {axis: factor for axis, factor in factors.items() if axis != "group"}
+    sizes["heads"] = factors["kv_heads"] * factors["group"]
+    planned = decide(model, CloneRequest(**sizes, tie="keep" if tied else "untie", check=False))
     source = {planned.head: planned.embedding} if planned.head else {}
     return lambda name: planned.widened(name, small.tensor(source.get(name, name)))
 

@@ -78,9 +78,8 @@ def measure_matrix(
         [1.0, 0.0, 0.0]
     """
     asked = {label: resolve(label) for label in metrics}
-    if wrong := [
-        name for name, (sub, one) in asked.items() if sub or one.needs or one.of != "weight"
-    ]:
+    wrong = [name for name, (sub, one) in asked.items() if sub or one.needs or one.of != "weight"]
+    if wrong:
         raise HcvizError(f"{', '.join(wrong)}: needs a training run; use hcviz.measure(run, ...).")
     rows, factors = [], {"ffn": written, "hidden": read}
     for name, wide in matrices.items():
@@ -98,11 +97,7 @@ def measure_matrix(
 
 def _axes(shape: Sequence[int], written: int, read: int) -> TensorAxes:
     """Return the axes of an up-projection of that shape, in source units."""
-    if (
-        len(shape) != 2
-        or min(written, read) < 1
-        or not all(isinstance(n, int) for n in (written, read))
-    ):
+    if len(shape) != 2 or not all(isinstance(n, int) and n > 0 for n in (written, read)):
         raise HcvizError(
             f"A matrix of shape {tuple(shape)} with written={written!r} and read={read!r}: give "
             "two dimensions [outputs, inputs] and whole numbers of copies from 1."
