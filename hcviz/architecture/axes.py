@@ -1,7 +1,7 @@
 """The axis map of a tensor: which units each of its dimensions counts, and how they grow."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -94,6 +94,10 @@ class Dim:
         """Length in the wide tensor."""
         return sum(segment.wide_size(factors) for segment in self.segments)
 
+    def axes(self) -> set[str]:
+        """The growing axes of all its segments."""
+        return {axis for segment in self.segments for axis in segment.axes()}
+
     def __str__(self) -> str:
         names = [
             ("+".join(s.axes()) or str(s.size)) + (f"({s.part})" if s.part else "")
@@ -104,6 +108,11 @@ class Dim:
 
 TensorAxes = tuple[Dim, ...]
 """The axis map of one tensor, a :class:`Dim` for each dimension."""
+
+
+def growing(dims: Iterable[Dim], role: str = "") -> set[str]:
+    """Return the axes that some dimensions have, all of them or those with a role."""
+    return {axis for dim in dims if role in ("", dim.role) for axis in dim.axes()}
 
 
 def wide_shape(axes: TensorAxes, factors: Factors) -> tuple[int, ...]:
@@ -127,12 +136,7 @@ def source_units(axes: TensorAxes, factors: Factors) -> TensorAxes:
             )
         return int(units)
 
-    return tuple(
-        Dim(
-            dim.role,
-            tuple(
-                Segment(tuple((a, small(a, n)) for a, n in s.levels), s.part) for s in dim.segments
-            ),
-        )
-        for dim in axes
-    )
+    def segment(wide: Segment) -> Segment:
+        return Segment(tuple((axis, small(axis, n)) for axis, n in wide.levels), wide.part)
+
+    return tuple(Dim(dim.role, tuple(map(segment, dim.segments))) for dim in axes)

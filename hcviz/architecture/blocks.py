@@ -175,11 +175,7 @@ def padding(
                 laps = math.prod(n for _, n in outer)
                 parts = tensor.narrow(d, start, wide).unflatten(d, (laps, wide // laps))
                 length = wide // laps
-                yield (
-                    d,
-                    parts.narrow(d + 1, length - rest, rest),
-                    parts.narrow(d + 1, 0, size),
-                )
+                yield (d, parts.narrow(d + 1, length - rest, rest), parts.narrow(d + 1, 0, size))
             start += wide
 
 

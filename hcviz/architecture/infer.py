@@ -85,23 +85,14 @@ def infer(config, model_class, fusing: Fusing) -> dict[str, TensorAxes]:
         roles = _roles(name, tensor, module, growth)
         if path.rpartition(".")[2] in family_of(config).keys:
             roles = ("write", "read")
-        attends = f"{path.rpartition('.')[0]} {type(module).__name__}"
-        inside = coupled and ATTENTION.search(attends) is not None
-        result[name] = tuple(
-            Dim(
-                role,
-                segments(
-                    name=f"{name} (dimension {d} of {tuple(tensor.shape)})",
-                    length=tensor.shape[d],
-                    growth=growth[d],
-                    size=size,
-                    fusing=fusing,
-                    heads=inside and (role == "read") == (path in outputs),
-                    attends=ATTENTION.search(attends) is not None,
-                ),
-            )
-            for d, role in enumerate(roles)
-        )
+        words = f"{path.rpartition('.')[0]} {type(module).__name__}"
+        attends, dims = ATTENTION.search(words) is not None, []
+        for d, (role, length) in enumerate(zip(roles, tensor.shape, strict=True)):
+            what = f"{name} (dimension {d} of {tuple(tensor.shape)})"
+            heads = coupled and attends and (role == "read") == (path in outputs)
+            kind = {"heads": heads, "attends": attends}
+            dims.append(Dim(role, segments(what, length, growth[d], size, fusing, **kind)))
+        result[name] = tuple(dims)
     return result
 
 
@@ -161,9 +152,7 @@ def origins(small: nn.Module, wide: nn.Module, factors: Factors) -> dict[str, st
         few, many = counts[before, after], wanted[before, after]
         if few == many:
             continue
-        fits = [
-            (row,) for row in rows if (row.wide_size({}), row.wide_size(factors)) == (few, many)
-        ]
+        fits = [(r,) for r in rows if (r.wide_size({}), r.wide_size(factors)) == (few, many)]
         if not fits:
             raise CloneError(
                 f"{type(wide).__name__} keeps {few} tensors {before}*{after}, and its clone would "
@@ -216,6 +205,5 @@ def _roles(name: str, tensor: torch.Tensor, module: nn.Module, growth) -> tuple[
         )
     raise CloneError(
         f"{name} of shape {tuple(tensor.shape)} belongs to a {type(module).__name__}; hcviz cannot "
-        "tell which of its dimensions is written and which is read. This model cannot be widened "
-        "yet."
+        "tell which of its dimensions is written and which read. This model cannot be widened yet."
     )

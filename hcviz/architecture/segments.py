@@ -116,11 +116,7 @@ def _head_segment(
 ) -> Segment:
     """Return the levels of a dimension made of heads; ``grouped`` means query heads in groups."""
     heads = size.heads if grouped else size.kv_heads
-    levels = (
-        (("kv_heads", size.kv_heads), ("group", size.group)) if grouped else (("kv_heads", heads),)
-    )
-    if grouped and size.group == 1:
-        levels = (("kv_heads", heads), ("group", 1))
+    levels = (("kv_heads", size.kv_heads), *([("group", size.group)] if grouped else []))
     units = _head_units(size.head_dim, fusing.head)
     if length % heads:
         raise CloneError(

@@ -91,9 +91,7 @@ def widths(config) -> Widths:
         raise CloneError(_no_widths(config, hidden, heads))
     head_dim = head_dim or hidden // max(heads, 1)
     kv_heads = read(config, kv_field) if kv_field else heads
-    if getattr(config, "multi_query", False) and not getattr(
-        config, "new_decoder_architecture", False
-    ):
+    if read(config, "multi_query") and not read(config, "new_decoder_architecture"):
         kv_heads = 1
     ffn = {}
     for field in FFN_FIELDS:
@@ -141,15 +139,7 @@ def _no_widths(config, hidden, heads) -> str:
 
 
 def resized(
-    config,
-    *,
-    hidden=1,
-    ffn=1,
-    expert_ffn=1,
-    kv_heads=1,
-    group=1,
-    head_dim=1,
-    only_ffn_field=None,
+    config, *, hidden=1, ffn=1, expert_ffn=1, kv_heads=1, group=1, head_dim=1, only_ffn_field=None
 ):
     """Return a copy of a configuration with its widths multiplied, or divided by a ``Fraction``.
 
@@ -164,9 +154,8 @@ def resized(
         for field in filter(lambda name: read(config, name), KV_FIELDS):
             write(wide, field, int(read(config, field) * kv_heads))
         apart = hidden * size.hidden != size.head_dim * head_dim * heads
-        if (apart or getattr(config, "head_dim", None) is not None) and settable(
-            config, "head_dim"
-        ):
+        apart |= getattr(config, "head_dim", None) is not None
+        if apart and settable(config, "head_dim"):
             wide.head_dim = int(size.head_dim * head_dim)
     grown = {"ffn": ffn, "expert_ffn": expert_ffn}
     for field, value in size.ffn.items():

@@ -130,13 +130,10 @@ def clone_checkpoint(
             hashes = {name: future.result() for name, future in hashes.items()}
         transfer.write_rest(place, folder, split)
         report = None
-        size = [
-            sum(t.numel() * transfer.dtype.itemsize for t in tensors(m).values())
-            for m in transfer.pair
-        ]
-        free = psutil.virtual_memory().available
-        if check == "full" or (check == "auto" and 2 * sum(size) < free):
-            exact = 2 * sum(size) + 8 * transfer.parameters[1] < free
+        count = sum(tensor.numel() for model in transfer.pair for tensor in tensors(model).values())
+        size, free = count * transfer.dtype.itemsize, psutil.virtual_memory().available
+        if check == "full" or (check == "auto" and 2 * size < free):
+            exact = 2 * size + 8 * transfer.parameters[1] < free
             try:
                 report = _compare(place, folder, transfer.dtype, device, exact, trust_remote_code)
             except HcvizError:  # these two cannot be compared, now or later

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hcviz.architecture.axes import TensorAxes
+from hcviz.architecture.axes import TensorAxes, growing
 from hcviz.architecture.infer import tensors
 from hcviz.architecture.tiny import faithful
 from hcviz.errors import CloneError
@@ -158,11 +158,8 @@ def writes(name: str, axes: Mapping[str, TensorAxes]) -> bool:
 
     A bias does if the weight beside it does.
     """
-    weight = re.sub(r"bias$", "weight", name)
-    dims = axes.get(weight, axes[name])
-    read = {axis for dim in dims if dim.role == "read" for s in dim.segments for axis in s.axes()}
-    wrote = {axis for dim in dims if dim.role == "write" for s in dim.segments for axis in s.axes()}
-    return "hidden" in wrote and bool(read - {"hidden"})
+    dims = axes.get(re.sub(r"bias$", "weight", name), axes[name])
+    return "hidden" in growing(dims, "write") and bool(growing(dims, "read") - {"hidden"})
 
 
 def _stack(model: nn.Module, depth: int) -> str:

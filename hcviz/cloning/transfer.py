@@ -19,14 +19,7 @@ from hcviz.errors import CloneError
 from hcviz.io.checkpoint import Checkpoint
 from hcviz.io.files import write_text
 from hcviz.io.forms import naming
-from hcviz.io.models import (
-    Unit,
-    blank,
-    check_config,
-    own_names,
-    read_config,
-    whole,
-)
+from hcviz.io.models import Unit, blank, check_config, own_names, read_config, whole
 from hcviz.io.shards import BLOCK, made_ahead, taken, write_shard
 from hcviz.widening.plan import check_shapes
 from hcviz.widening.request import CloneRequest

@@ -58,11 +58,8 @@ class Report:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per line: check, value, tolerance, passed."""
-        rows = [
-            {"check": c.name, "value": c.value, "tolerance": c.tolerance, "passed": c.passed}
-            for c in self.checks
-        ]
-        return pd.DataFrame(rows)
+        rows = [(c.name, c.value, c.tolerance, c.passed) for c in self.checks]
+        return pd.DataFrame(rows, columns=["check", "value", "tolerance", "passed"])
 
     def __str__(self) -> str:
         width = max(len(check.name) for check in self.checks)
@@ -70,13 +67,12 @@ class Report:
         for c in self.checks:
             sign = ">=" if c.at_least else "<="
             result = "pass" if c.passed else "FAIL"
-            lines.append(
-                f"{c.name:<{width}}  {c.value:>10.3g}  {sign} {c.tolerance:>8.2g}  {result}"
-            )
-        lines.append(
+            numbers = f"{c.value:>10.3g}  {sign} {c.tolerance:>8.2g}"
+            lines.append(f"{c.name:<{width}}  {numbers}  {result}")
+        said = (
             "The clone computes what its source does." if self.passed else "NOT a faithful clone."
         )
-        return "\n".join(lines)
+        return "\n".join([*lines, said])
 
 
 @torch.no_grad()
@@ -143,9 +139,8 @@ def verify(
             checks.append(Check(f"greedy generation with {CACHES[cache]}", error, tolerance))
         checks.append(Check("with left padding", _padded(source, clone, ids), tolerance))
         if reload:
-            checks.append(
-                Check("after save and reload", relative_error(a, _reloaded(clone, ids)), tolerance)
-            )
+            again = relative_error(a, _reloaded(clone, ids))
+            checks.append(Check("after save and reload", again, tolerance))
     finally:
         for module, mode in modes:
             module.training = mode
@@ -187,9 +182,8 @@ def _ids(source, clone, input_ids, seed) -> torch.Tensor:
     sizes = source.config.vocab_size, clone.config.vocab_size
     if sizes[0] != sizes[1]:
         raise HcvizError(
-            f"The source's vocabulary has {sizes[0]} tokens and the clone's {sizes[1]}: these "
-            "two models are "
-            "not source and clone. Pass the source that the clone was made from."
+            f"The source's vocabulary has {sizes[0]} tokens and the clone's {sizes[1]}: these two "
+            "models are not source and clone. Pass the source that the clone was made from."
         )
     if input_ids is None:
         generator = torch.Generator().manual_seed(seed)

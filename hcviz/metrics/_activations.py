@@ -173,7 +173,7 @@ def inner_dims(layout: Layout, letter: str) -> dict[str, Dim]:
         if len(dims) == 2
         and name.endswith(".weight")
         and dim.role == "read"
-        and {SYMMETRY.get(axis) for s in dim.segments for axis in s.axes()} == {letter}
+        and {*map(SYMMETRY.get, dim.axes())} == {letter}
     }
 
 
@@ -190,13 +190,8 @@ def layer_paths(names: Iterable[str]) -> list[str]:
 
 def stream_dim(model: nn.Module, layout: Layout, factors) -> Dim:
     """Return the axis map of the residual stream."""
-    return next(
-        dim
-        for dims in layout.values()
-        for dim in dims
-        if {axis for s in dim.segments for axis in s.axes()} == {"hidden"}
-        and dim.wide_size(factors) == model.config.hidden_size
-    )
+    every = (dim for dims in layout.values() for dim in dims if dim.axes() == {"hidden"})
+    return next(dim for dim in every if dim.wide_size(factors) == model.config.hidden_size)
 
 
 def twin_correlation(copies: torch.Tensor) -> torch.Tensor:

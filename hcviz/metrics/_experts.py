@@ -5,13 +5,13 @@ Shapes: T tokens of the batch, E experts, k of them chosen for a token.
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 from torch.special import entr
 
-from hcviz.architecture.axes import TensorAxes
+from hcviz.architecture.axes import Factors, TensorAxes
 from hcviz.metrics._activations import Layout, hooked
 from hcviz.metrics._registry import Row, is_stack, metric
 
@@ -50,9 +50,7 @@ def experts(model: nn.Module, batch: torch.Tensor, layout: Layout, factors) -> I
 
 
 @metric("experts.cosine", needs_clone=False)
-def experts_cosine(
-    weight: torch.Tensor, axes: TensorAxes, factors: Mapping[str, int]
-) -> Iterator[Row]:
+def experts_cosine(weight: torch.Tensor, axes: TensorAxes, factors: Factors) -> Iterator[Row]:
     """Cosine of every two experts of a stack, as vectors of all their entries; row and col."""
     if is_stack(axes):
         flat = nn.functional.normalize(weight.double().flatten(1), dim=1)
@@ -72,7 +70,7 @@ def routers(layout: Layout) -> dict[str, str]:
     for path, count in stacks.items():
         block, _, _ = path.rpartition(".")
         for name, axes in layout.items():
-            scores = len(axes) == 2 and not any(s.axes() for s in axes[0].segments)
+            scores = len(axes) == 2 and not axes[0].axes()
             if scores and name.startswith(f"{block}.") and axes[0].segments[0].size == count:
                 found[path] = name.removesuffix(".weight")
     return found

@@ -181,9 +181,6 @@ def _copies(pattern: torch.Tensor, dim: Dim, factors) -> torch.Tensor:
     )
     rows, columns = (Dim("keep", (Segment(((None, size),)),)) for size in pattern.shape[1:])
     units = Dim("write", tuple(Segment(one) for one in levels))
-    found = list(pieces(pattern, (units, rows, columns), factors))
-    if len(found) > 1:  # heads that do not all have as many copies: those of the first stretch
-        found = found[:1]
-    count = len(found[0].write_copies)
-    view = found[0].view
-    return view.reshape(math.prod(view.shape[:count]), -1, *pattern.shape[1:])
+    # where heads do not all have as many copies, those of the first stretch
+    first = next(pieces(pattern, (units, rows, columns), factors))
+    return first.view.reshape(math.prod(first.write_copies), -1, *pattern.shape[1:])

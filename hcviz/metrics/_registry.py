@@ -78,5 +78,4 @@ def is_table(axes: TensorAxes) -> bool:
 
 def is_stack(axes: TensorAxes) -> bool:
     """Tell whether a tensor stacks matrices, those of experts, along its first dimension."""
-    plain = bool(axes) and not any(segment.axes() for segment in axes[0].segments)
-    return len(axes) == 3 and axes[0].role == "write" and plain
+    return len(axes) == 3 and axes[0].role == "write" and not axes[0].axes()

@@ -257,12 +257,7 @@ USUAL: dict[str, tuple[dict, str]] = {
     ),
     "bamba": ({"attn_layer_indices": [9, 18, 27]}, _NO_ATTENTION),
     "deepseek_v2": (
-        {
-            "num_experts_per_tok": 6,
-            "first_k_dense_replace": 1,
-            "n_group": 4,
-            "topk_group": 2,
-        },
+        {"num_experts_per_tok": 6, "first_k_dense_replace": 1, "n_group": 4, "topk_group": 2},
         "its defaults leave the number of chosen experts open, and their groups",
     ),
     "dots1": (
@@ -275,10 +270,7 @@ USUAL: dict[str, tuple[dict, str]] = {
         _OPEN_EXPERTS,
     ),
     "granitemoehybrid": (
-        {
-            "num_hidden_layers": 4,
-            "layer_types": ["linear_attention", "full_attention"] * 2,
-        },
+        {"num_hidden_layers": 4, "layer_types": ["linear_attention", "full_attention"] * 2},
         _NO_ATTENTION,
     ),
     "hunyuan_v1_dense": ({"head_dim": 128}, _OPEN_HEADS),

@@ -9,7 +9,7 @@ from numbers import Integral, Real
 
 import torch
 
-from hcviz.architecture.axes import Factors, TensorAxes, wide_shape
+from hcviz.architecture.axes import Factors, TensorAxes, growing, wide_shape
 from hcviz.architecture.blocks import Blocks, padding, pieces
 from hcviz.errors import CloneError
 
@@ -70,7 +70,7 @@ class Expansion:
             )
         noisy = [key for key, one in forms.items() if str(one).startswith("noisy-")]
         if levels or snr_db is None or not noisy:
-            same = dict.fromkeys(forms, snr_db) if not levels else levels
+            same = levels or dict.fromkeys(forms, snr_db)
         else:
             same = dict.fromkeys(noisy, snr_db)
         rules = [(_pattern(k), cls._one(f, same.get(k), int(seed))) for k, f in forms.items()]
@@ -138,7 +138,7 @@ def finds(key: str, name: str, axes: TensorAxes) -> bool:
     """Tell whether a rule's key means a tensor: by its axes, or by its name."""
     if key not in PARTS:
         return re.search(key, name) is not None
-    own = {axis for dim in axes for segment in dim.segments for axis in segment.axes()}
+    own = growing(axes)
     part = next((part for part in ("ffn", "heads") if own & PARTS[part]), "hidden")
     return part == key
 

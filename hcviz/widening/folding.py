@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hcviz.architecture.axes import Factors, TensorAxes
+from hcviz.architecture.axes import Factors, TensorAxes, growing
 from hcviz.architecture.families import family_of
 from hcviz.architecture.infer import tensors
 from hcviz.architecture.segments import Fusing
@@ -81,7 +81,7 @@ def _fold_padding(folding: Folding, axes, factors: Factors, norms: list[str], fu
     """Make up for the padding of the residual stream."""
     kept = int(factors["hidden"]) / float(factors["hidden"])
     for name, dims in axes.items():
-        if not _axes_of(dims, "write") & {"hidden"}:
+        if not growing(dims, "write") & {"hidden"}:
             continue
         gain = name in norms and not name.endswith("bias")
         folding.fills[name] = "mean" if gain else "zero" if name in norms else fusing.pad
@@ -90,9 +90,9 @@ def _fold_padding(folding: Folding, axes, factors: Factors, norms: list[str], fu
         elif name not in norms and fusing.carry != "norm":
             folding.scale(name, 1 / math.sqrt(kept))
     for name, dims in axes.items():
-        if fusing.carry == "readers" and "hidden" in _axes_of(dims, "read"):
+        if fusing.carry == "readers" and "hidden" in growing(dims, "read"):
             folding.scale(name, math.sqrt(kept))
-        if fusing.carry == "norm" and name in norms and "hidden" not in _axes_of(dims):
+        if fusing.carry == "norm" and name in norms and "hidden" not in growing(dims):
             for part in _projection(name, axes):  # its eps changes too, so its input must
                 folding.scale(part, math.sqrt(kept))
 
@@ -111,13 +111,13 @@ def _fold_head_size(folding: Folding, axes, factors: Factors, norms: list[str], 
     Values may be fused with queries and keys; they shrink with them, and what reads them grows.
     """
     shrink = factors["head_dim"] ** -fusing.head_power
-    sized = {name: dims for name, dims in axes.items() if "head_dim" in _axes_of(dims)}
+    sized = {name: dims for name, dims in axes.items() if "head_dim" in growing(dims)}
     gains = [name for name in sized if name in norms]
     for name, dims in sized.items():
         if gains:
             folding.scale(name, shrink if name in norms else 1.0)
         else:
-            folding.scale(name, 1 / shrink if "head_dim" in _axes_of(dims, "read") else shrink)
+            folding.scale(name, 1 / shrink if "head_dim" in growing(dims, "read") else shrink)
 
 
 def _fold_head(folding: Folding, source, axes, factors: Factors, tie: str, fusing) -> None:
@@ -125,7 +125,7 @@ def _fold_head(folding: Folding, source, axes, factors: Factors, tie: str, fusin
     family, n, head = family_of(source.config), factors["hidden"], f"{_head_path(source)}.weight"
     embedding = embedding_name(source)
     untie = tie == "untie" and ties(source)
-    if n == 1 or "hidden" not in _axes_of(axes[embedding]):
+    if n == 1 or "hidden" not in growing(axes[embedding]):
         folding.head = head if untie else None
         return
     power = family.embed_power if fusing.embed_power is None else fusing.embed_power
@@ -152,17 +152,6 @@ def eps_fields(config, factors: Factors, fusing: Fusing) -> dict[str, float]:
     kept = int(factors["hidden"]) / float(factors["hidden"])
     found = {k: v for k, v in config.to_dict().items() if EPS.search(k) and isinstance(v, float)}
     return {name: value * kept for name, value in found.items()}
-
-
-def _axes_of(dims: TensorAxes, role: str = "") -> set[str]:
-    """Return the growing axes of a tensor, of all its dimensions or of those with a role."""
-    return {
-        axis
-        for dim in dims
-        for segment in dim.segments
-        for axis in segment.axes()
-        if role in ("", dim.role)
-    }
 
 
 def _norms(source, axes) -> list[str]:

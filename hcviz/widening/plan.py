@@ -95,10 +95,7 @@ class Plan:
 
 
 def plan(
-    source: PreTrainedModel,
-    axes: Mapping[str, TensorAxes],
-    growth: Growth,
-    fusing: Fusing,
+    source: PreTrainedModel, axes: Mapping[str, TensorAxes], growth: Growth, fusing: Fusing
 ) -> Plan:
     """Decide what becomes of every tensor of a source.
 
