@@ -79,25 +79,13 @@ def takes(request: type) -> Callable[[Callable], Callable]:
             asked = {name: options.pop(name) for name in fields if name in options}
             return function(*args, request=request(**asked), **options)
 
-        keywords = [
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=_default(one), annotation=one.type
-            )
-            for name, one in fields.items()
-        ]
+        given = inspect.signature(request).parameters
+        keywords = [given[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in fields]
         call.__signature__ = shown.replace(parameters=[*own.values(), *keywords])
         call.__doc__ = _filled(function.__doc__, fields, request)
         return call
 
     return give
-
-
-def _default(field: dataclasses.Field) -> Any:
-    """Return a field's default, or what a signature shows where there is none."""
-    if field.default is not dataclasses.MISSING:
-        return field.default
-    made = field.default_factory is not dataclasses.MISSING
-    return field.default_factory() if made else inspect.Parameter.empty
 
 
 def _filled(doc: str | None, fields: dict[str, Any], request: type) -> str | None:
