@@ -278,9 +278,8 @@ def folder_of(spec: str | Path, *, trust_remote_code: bool = False) -> Path:
         )
     except Exception as error:  # no network, no such id, no permission: many unrelated kinds
         raise HcvizError(
-            f"The model {str(spec)!r} cannot be downloaded: {' '.join(str(error).split())} "
-            "Give a model folder, the id of a model of the hub, or "
-            f"one of {_shipped()}."
+            f"The model {str(spec)!r} cannot be downloaded: {' '.join(str(error).split())} Give a "
+            f"model folder, the id of a model of the hub, or one of {_shipped()}."
         ) from error
     return Path(found)
 

@@ -29,9 +29,7 @@ class Snapshots:
         """Return the steps that have a snapshot, in order."""
         if self.places is not None:
             return list(self.places)
-        names = (
-            folder.name.removeprefix("checkpoint-") for folder in self.path.glob("checkpoint-*")
-        )
+        names = (place.name.removeprefix("checkpoint-") for place in self.path.glob("checkpoint-*"))
         return sorted(int(name) for name in names if name.isdigit() and int(name) in self)
 
     def __contains__(self, step: int) -> bool:

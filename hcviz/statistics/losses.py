@@ -60,12 +60,8 @@ def speedup(
     for name, seeds in curves.items():
         pairs = [(curves[against].get(seed, mean), curve) for seed, curve in seeds.items()]
         targets = [base["loss"].iloc[-1] for base, _ in pairs]
-        both = np.array(
-            [
-                [_reached(one, x, target) for one in pair]
-                for pair, target in zip(pairs, targets, strict=True)
-            ]
-        )
+        each = zip(pairs, targets, strict=True)
+        both = np.array([[_reached(one, x, target) for one in pair] for pair, target in each])
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log(both[:, 0]) - np.log(both[:, 1])
         low = high = np.nan

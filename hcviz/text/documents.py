@@ -159,10 +159,8 @@ def _pydoc() -> Iterator[Document]:
         yield Document(f"topic {topic}", text.strip(), "pydoc")
     library = Path(sysconfig.get_paths()["stdlib"])
     skipped = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__", "turtledemo"}
-    paths = {
-        path.relative_to(library).with_suffix("").parts: path for path in library.rglob("*.py")
-    }
-    for parts, path in sorted(paths.items()):
+    for path in sorted(library.rglob("*.py"), key=lambda path: path.with_suffix("").parts):
+        parts = path.relative_to(library).with_suffix("").parts
         if parts[0] not in sys.stdlib_module_names or skipped & set(parts):
             continue
         text = "\n\n".join(_docstrings(path))
@@ -226,9 +224,8 @@ def _hub(dataset_id: str) -> list[Document]:
 
     documents, size = [], 0
     try:
-        for number, row in enumerate(
-            datasets.load_dataset(dataset_id, split="train", streaming=True)
-        ):
+        rows = datasets.load_dataset(dataset_id, split="train", streaming=True)
+        for number, row in enumerate(rows):
             if "text" not in row:
                 raise HcvizError(
                     f"The dataset {dataset_id!r} has no column 'text' (it has {sorted(row)})."

@@ -45,10 +45,8 @@ class Grammar:
     @functools.cached_property
     def _shares(self) -> dict[str, list[float]]:
         """By symbol, the probabilities of its rules."""
-        totals = {
-            symbol: sum(weight for weight, _ in rules) for symbol, rules in self.rules.items()
-        }
-        return {s: [weight / totals[s] for weight, _ in rules] for s, rules in self.rules.items()}
+        weights = {symbol: [weight for weight, _ in rules] for symbol, rules in self.rules.items()}
+        return {symbol: [w / sum(some) for w in some] for symbol, some in weights.items()}
 
     def _total(self, own: Callable[[float, Sequence[str]], float]) -> float:
         """Return the expected sum, over a derivation, of what each rule brings by itself."""

@@ -117,6 +117,8 @@ def run_arms(
             raise HcvizError(
                 f"The arm {name!r} of {source}: {error} Or pass arms={others}."
             ) from error
+    shared = {"tokenizer": tokenizer, "source": source, "steps": steps, "lr": lr, "seed": seed}
+    shared |= {"overwrite": overwrite, "progress": progress}
     runs = []
     for name in names:
         arm = ARMS[name]
@@ -126,24 +128,8 @@ def run_arms(
         if arm.growth:
             share, how = arm.growth
             run = partial(grow, at={round(share * steps): f"hidden={factor},seed={seed},{how}"})
-        runs.append(
-            run(
-                model,
-                out=Path(out) / name.replace(" ", "-"),
-                tokenizer=tokenizer,
-                dropout=arm.dropout,
-                breaker=arm.breaker,
-                lockstep=lockstep,
-                steps=steps,
-                lr=lr,
-                seed=seed,
-                label=name,
-                source=source,
-                overwrite=overwrite,
-                progress=progress,
-                **(training | own),
-            )
-        )
+        own |= {"dropout": arm.dropout, "breaker": arm.breaker, "lockstep": lockstep, "label": name}
+        runs.append(run(model, out=Path(out) / name.replace(" ", "-"), **shared | training | own))
     return runs
 
 
