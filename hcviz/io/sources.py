@@ -306,5 +306,5 @@ def tokenizer_for(model: Any) -> Any:
         return AutoTokenizer.from_pretrained(data_folder() / "sources" / "tokenizer")
     raise HcvizError(
         f"No tokenizer was found for this {type(model).__name__} of {model.config.vocab_size} "
-        "tokens. Pass tokenizer=..."
+        "tokens. Save one in the folder of the model, or pass tokenizer= where there is one."
     )

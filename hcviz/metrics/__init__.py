@@ -17,15 +17,17 @@ from hcviz.metrics import (  # noqa: F401  (loading a file registers its metrics
     _tails,
 )
 from hcviz.metrics._copies import baseline
-from hcviz.metrics._heads import patterns
+from hcviz.metrics._heads import LONGEST, attended, patterns
 from hcviz.metrics._measure import axes_of, fitting, known_layout, measure, metric_rows
 from hcviz.metrics._registry import COLUMNS, METRICS, Entry, metric
 from hcviz.metrics._subjects import resolve
 
 __all__ = [
     "COLUMNS",
+    "LONGEST",
     "METRICS",
     "Entry",
+    "attended",
     "axes_of",
     "baseline",
     "fitting",

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -99,14 +99,17 @@ def attention(
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")  # the others do not tell their patterns
     try:
-        told = model.base_model(input_ids=block, output_attentions=True, use_cache=False).attentions
+        out = model.base_model(input_ids=block, output_attentions=True, use_cache=False)
     finally:
         model.set_attn_implementation(before)
-    if len(told or ()) != len(dims):
+    told = getattr(out, "attentions", None) or ()
+    whole = all(one is not None and one.ndim == 4 for one in told)
+    if not told or not whole or len(told) != len(dims):
+        outputs = f" ({', '.join([*dims][:3])}, ...)" if dims else ""
         raise HcvizError(
-            f"{type(model).__name__} returns {len(told or ())} attention patterns for its "
-            f"{len(dims)} attention outputs ({', '.join([*dims][:3])}, ...); the metrics 'heads' "
-            "and 'induction' need one each. Measure 'twins' instead."
+            f"{type(model).__name__} returns {len(told) if whole else 'no'} attention patterns for "
+            f"its {len(dims)} attention outputs{outputs}; the metrics 'heads' and 'induction' and "
+            "the figure 'patterns' need one each. Measure 'twins' instead."
         )
     return {
         path: _copies(pattern[0].double(), dim, factors)
@@ -115,8 +118,25 @@ def attention(
 
 
 @torch.no_grad()
+def attended(run: Run, text: str, step: int | None) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Return the first tokens of a text, and what `attention` tells of them by a run's model."""
+    model = run.model(step)
+    tokenizer = tokenizer_for(model)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"][:LONGEST]
+    if len(ids) < 2:
+        raise HcvizError(f"The text {text!r} has {len(ids)} tokens; attention needs two or more.")
+    told = attention(model, torch.tensor([ids], device=model.device), run.layout, run.factors)
+    words = [tokenizer.decode([one]) for one in ids]
+    return words, {path: one.float().numpy(force=True) for path, one in told.items()}
+
+
 def patterns(
-    run: Run, text: str, *, step: int | None = None, tensors: str | Iterable[str] | None = None
+    run: Run,
+    text: str,
+    *,
+    step: int | None = None,
+    tensors: str | Iterable[str] | None = None,
+    read: Callable[..., tuple[list[str], dict[str, np.ndarray]]] = attended,
 ) -> pd.DataFrame:
     """Return where every head of a layer and its copies look in a text.
 
@@ -125,6 +145,7 @@ def patterns(
         text: Its first :data:`LONGEST` tokens are read.
         step: A step at which the whole model was kept; the last by default.
         tensors: Regular expressions; the first attention output that one finds; None: a middle one.
+        read: What has the model read the text; a caller may pass one that remembers.
 
     Returns:
         A row for every query and key: run, step, tensor, layer, head (of the source), copy, query,
@@ -133,22 +154,17 @@ def patterns(
     Raises:
         HcvizError: If the step has no whole model, the text is short or nothing is found.
     """
-    model = run.model(step)
-    tokenizer = tokenizer_for(model)
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"][:LONGEST]
-    if len(ids) < 2:
-        raise HcvizError(f"The text {text!r} has {len(ids)} tokens; attention needs two or more.")
-    told = attention(model, torch.tensor([ids], device=model.device), run.layout, run.factors)
+    words, told = read(run, text, step)
     names = list(filter(finder(tensors), told))
     if not names:
         raise HcvizError(f"No attention matches {tensors!r}; there are {', '.join(told)}.")
     name = names[0 if tensors else len(names) // 2]
     copies, heads, queries, keys = (index.ravel() for index in np.indices(told[name].shape))
-    words = np.array([tokenizer.decode([one]) for one in ids], dtype=object)
+    tokens = np.array(words, dtype=object)
     columns = {"copy": copies, "head": heads, "query": queries, "key": keys}
-    columns |= {"query_token": words[queries], "key_token": words[keys]}
+    columns |= {"query_token": tokens[queries], "key_token": tokens[keys]}
     where = {"run": run.name, "step": run.steps[-1] if step is None else step, "tensor": name}
-    value = told[name].numpy(force=True).ravel()
+    value = told[name].ravel().astype(float)
     return pd.DataFrame({**where, "layer": layer_of(name), **columns, "value": value})
 
 

@@ -26,7 +26,7 @@ from hcviz.plots._histograms import histograms
 from hcviz.plots._loss import loss
 from hcviz.plots._matched import cloning_r2, matched
 from hcviz.plots._pairs import pairs
-from hcviz.plots._patterns import patterns
+from hcviz.plots._patterns import pattern_panels, patterns
 from hcviz.plots._saving import save
 from hcviz.plots._sectors import sector_spectra, sectors
 from hcviz.plots._slices import loss_slice
@@ -64,6 +64,7 @@ __all__ = [
     "matrix_frame",
     "neurons",
     "pairs",
+    "pattern_panels",
     "patterns",
     "power_law",
     "rank",

@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -39,7 +40,35 @@ LINES = {"solid": "-", "dashed": (0, (4, 1.5)), "dotted": (0, (1, 1))}
 """How the axes of a metric are told apart."""
 
 
-class Canvas:
+class Picture:
+    """A figure of which most is drawn once, and some artists anew whenever it is looked at.
+
+    Args:
+        figure: The figure.
+        moving: The artists that change; each later one lies over those before.
+    """
+
+    def __init__(self, figure: Figure, moving: Sequence[Artist]):
+        self.figure, self.moving, self.canvas = figure, [*moving], FigureCanvasAgg(figure)
+        for artist in self.moving:
+            artist.set_animated(True)
+        self.canvas.draw()
+        self.still = self.canvas.copy_from_bbox(figure.bbox)
+
+    def look(self) -> Image.Image:
+        """Return what the figure looks like now."""
+        self.canvas.restore_region(self.still)
+        for artist in self.moving:
+            self.figure.draw_artist(artist)
+        return Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert("RGB")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.canvas.get_width_height()
+
+
+class Canvas(Picture):
     """One weight of several arms under one cursor, the step.
 
     Left, a column an arm: a metric layer by layer, the weight's block grid, what sets the copies
@@ -87,7 +116,6 @@ class Canvas:
         count = len(self.runs)
         wide = ARM * count + 4.3
         self.figure = Figure(figsize=(wide, TALL), dpi=DPI)
-        self.canvas = FigureCanvasAgg(self.figure)
 
         def place(left: float, top: float, width: float, height: float) -> Axes:
             below = 1 - (top + height) / TALL
@@ -115,12 +143,8 @@ class Canvas:
         images = [image for both in self.maps.values() for image in both]
         over = [line for ax in spots.flat for line in ax.lines]
         marks = [mark for both in self.boxes for mark in both]
-        self.moving = [*images, *over, *self.notes.values(), *self.cursors, *marks]
-        self.moving += [*self.spectra, *self.steps_said]
-        for artist in self.moving:
-            artist.set_animated(True)
-        self.canvas.draw()
-        self.still = self.canvas.copy_from_bbox(self.figure.bbox)
+        moving = [*images, *over, *self.notes.values(), *self.cursors, *marks]
+        super().__init__(self.figure, [*moving, *self.spectra, *self.steps_said])
 
     def _draw_layers(self) -> None:
         """Draw the map of layers and steps of every arm, all on one scale, and its cursors."""
@@ -156,7 +180,7 @@ class Canvas:
         said = "; grey: exactly 0" if lowest else ""
         scale = ", one scale for all arms" if len(self.runs) > 1 else ""
         label = f"{self.metric}: {self.kind} of every layer{scale}{said}"
-        bar.set_label(textwrap.fill(label, 36 * len(self.runs)))
+        bar.set_label(textwrap.fill(label, 28 * len(self.runs)))
 
     def _draw_maps(self, spots: np.ndarray) -> None:
         """Draw the weight and what sets its copies apart, of the last step."""
@@ -251,10 +275,7 @@ class Canvas:
             whole.set_x(column)
             if cell.get_visible():
                 cell.set_xy((column, self.labels.index(label_of(self.name)) - 0.5))
-        self.canvas.restore_region(self.still)
-        for artist in self.moving:
-            self.figure.draw_artist(artist)
-        return Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3])
+        return self.look()
 
     def at(self, x: float, y: float) -> dict[str, Any]:
         """Return the layer and step, or the step, that lie at a place of the picture.
@@ -272,11 +293,6 @@ class Canvas:
                 if self.layers:
                     return {"layer": self.labels[round(down)], "step": self.steps[round(across)]}
         return {}
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the picture in pixels."""
-        return self.canvas.get_width_height()
 
     def places(self) -> list[list[tuple[float, float, float, float]]]:
         """Return where the two maps of every arm are: left, top, width, height in pixels."""

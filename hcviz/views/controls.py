@@ -1,5 +1,6 @@
 """The parts of explore(): what lies over its picture, its data, controls and bookmarks."""
 
+import html
 import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,20 +8,27 @@ from urllib.parse import parse_qs
 
 import anywidget
 import ipywidgets as widgets
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import traitlets
 from PIL import Image
 
+from hcviz import plots
 from hcviz.errors import HcvizError
-from hcviz.plots import grids
+from hcviz.metrics import LONGEST
+from hcviz.plots import grids, theme
 from hcviz.runs.rows import table
 from hcviz.runs.run import Run
-from hcviz.views.canvas import Canvas
-from hcviz.views.readings import corners, spectrum
+from hcviz.views.canvas import DPI, Canvas, Picture
+from hcviz.views.figures import TEXT
+from hcviz.views.readings import corners, looks, spectrum
 
-STATE = ("arm", "layer", "tensor", "metric", "step", "scale")
+STATE = ("arm", "layer", "tensor", "metric", "step", "scale", "text", "head")
 """What a bookmark may say; only ``arm`` more than once."""
+FURTHEST = "furthest apart"
+KEYS = "left and right move the step, up and down the layer"
 
 
 class Overlay(anywidget.AnyWidget):
@@ -120,15 +128,109 @@ def data_of(canvas: Canvas, step: int) -> pd.DataFrame:
     return table(found)
 
 
+class Heads(widgets.VBox):
+    """Where heads and their copies look in a sentence, a row an arm; nothing is read while closed.
+
+    What an arm lacks for it is said in the place of its row.
+    """
+
+    def __init__(self) -> None:
+        """Build the controls."""
+        self.opened = box("heads on a sentence", False)
+        sentence = named("sentence", "44em", f"the model reads its first {LONGEST} tokens")
+        self.text = widgets.Text(TEXT, continuous_update=False, **sentence)
+        self.head = widgets.Dropdown(options=[FURTHEST], **named("head", "13em", "of the source"))
+        self.image = widgets.Image(format="jpeg", layout=over(width="100%", height="auto"))
+        self.overlay = Overlay(layout=over(width="100%"), label=f"heads on a sentence; {KEYS}")
+        self.stack = widgets.GridBox([self.image, self.overlay], layout={"width": "100%"})
+        self.said = widgets.HTML()
+        self.picture: Picture | None = None
+        self.frame: pd.DataFrame | None = None
+        self._drawn: Any = None
+        controls = beside([self.opened, self.text, self.head])
+        super().__init__([controls, self.stack, self.said])
+
+    @property
+    def state(self) -> dict[str, str]:
+        """What is chosen, in the words of a bookmark; where it is closed the text is empty."""
+        here = {"text": self.text.value, "head": self.head.value}
+        return here if self.opened.value else {"text": ""}
+
+    def ask(self, asked: Mapping[str, Any]) -> None:
+        """Set what a bookmark asks for."""
+        if "text" in asked:
+            self.opened.value = bool(asked["text"])
+            self.text.value = asked["text"] or self.text.value
+        if "head" in asked:
+            self.head.options = [*dict.fromkeys((FURTHEST, asked["head"]))]
+            self.head.value = asked["head"]
+
+    def show(self, runs: Sequence[Run], layer: str, step: int, *, own: bool = False) -> None:
+        """Show a layer at a step, if it is open; every difference on its own scale or all on one.
+
+        Raises:
+            HcvizError: If there is no such head.
+        """
+        frames, lacks = [], []
+        for run in runs if self.opened.value else ():
+            try:
+                frames.append(looks(run, self.text.value, step, layer))
+            except HcvizError as error:
+                lacks.append(html.escape(f"No heads of {run.name}: {error}"))
+        self.said.value = "<br>".join(lacks)
+        self.frame = pd.concat(frames, ignore_index=True) if frames else None
+        for part in (self.text, self.head):
+            part.layout.display = None if self.opened.value else "none"
+        self.stack.layout.display = "grid" if frames else "none"
+        if frames:
+            heads = range(min(frame["head"].max() + 1 for frame in frames))
+            there = {name: name for name in (FURTHEST, *map(str, heads))}
+            offer(self.head, there, self.head.value)
+            self.image.value = encode(self._draw(step, own), "jpeg", quality=85, subsampling=0)
+
+    def _draw(self, step: int, own: bool) -> Image.Image:
+        """Draw a figure where arms or words are others than before, else exchange what it shows."""
+        head = None if self.head.value == FURTHEST else [int(self.head.value)]
+        rows = self.text.value, tuple(self.frame["run"].unique())
+        with theme.style(), theme.context("notebook"), mpl.rc_context({"figure.dpi": DPI}):
+            if new := rows != self._drawn:
+                title = "Where heads and their copies look"
+                self.axes = plots.patterns(self.frame, heads=head, most=1, title=title)
+                self.where = self.axes[2].annotate(
+                    "", (1, 1), (0, 22), "axes fraction", "offset points", ha="right"
+                )
+                self.where.set_in_layout(False)
+            shown = plots.pattern_panels(self.frame, heads=head, most=1)
+            titles = [
+                ax.set_title(said, loc="left")
+                for ax, (_, said, _) in zip(self.axes, shown, strict=True)
+            ]
+        for ax, (_, _, values) in zip(self.axes, shown, strict=True):
+            ax.images[0].set_data(values)
+        for ax in self.axes[2::3]:
+            far = np.abs(ax.images[0].get_array()).max() if own else 1
+            ax.images[0].set_clim(-far or -1, far or 1)
+        scales = ", differences on own scales" if own else ""
+        self.where.set_text(f"layer {self.frame['layer'][0]}, step {step:,}{scales}")
+        if new:
+            figure = self.axes[0].figure
+            plt.close(figure)
+            images = [ax.images[0] for ax in self.axes]
+            self.picture, self._drawn = Picture(figure, [*images, *titles, self.where]), rows
+            figure.set_layout_engine("none")
+            self.stack.layout.grid_template_columns = f"minmax(0, {self.picture.size[0]}px)"
+        return self.picture.look()
+
+
+def named(name: str, width: str, tip: str | None = None) -> dict[str, Any]:
+    """Return the options of a control with its name before it, and what the mouse on it tells."""
+    style = {"description_width": "auto"}
+    return {"description": name, "tooltip": tip, "layout": {"width": width}, "style": style}
+
+
 def box(name: str, value: bool) -> widgets.Checkbox:
     """Return a checkbox as wide as its name."""
     return widgets.Checkbox(value, description=name, indent=False, layout={"width": "auto"})
-
-
-def named(name: str, width: str) -> dict[str, Any]:
-    """Return the options of a control with its name before it."""
-    style = {"description_width": "auto"}
-    return {"description": name, "layout": {"width": width}, "style": style}
 
 
 def beside(children: Sequence[widgets.Widget]) -> widgets.HBox:
@@ -168,7 +270,7 @@ def offer(
 def parsed(state: str) -> dict[str, Any]:
     """Read a bookmark."""
     try:
-        found: dict[str, Any] = parse_qs(state.strip(), strict_parsing=True)
+        found: dict[str, Any] = parse_qs(state.strip(), strict_parsing=True, keep_blank_values=True)
         for key in found:
             check("entry", key, STATE)
     except ValueError as error:

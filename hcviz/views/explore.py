@@ -15,6 +15,8 @@ from hcviz.errors import HcvizError
 from hcviz.runs.run import Run
 from hcviz.views.canvas import Canvas
 from hcviz.views.controls import (
+    KEYS,
+    Heads,
     Overlay,
     beside,
     box,
@@ -65,14 +67,22 @@ class View(widgets.VBox):
         self.layer = widgets.Dropdown(**named("layer", "11em"))
         self.tensor = widgets.Dropdown(**named("tensor", "22em"))
         self.metric = widgets.Dropdown(options=CHOICE, **named("metric", "14em"))
-        self.play = widgets.Play(interval=600, layout={"width": "auto"})
+        self.play = widgets.Play(
+            interval=600, tooltip="play the steps, stop, repeat", layout={"width": "auto"}
+        )
         self.slider = widgets.SelectionSlider(options=[("", -1)], **named("step", "34em"))
         self.picture = widgets.Image(format="jpeg", layout=over(width="100%", height="auto"))
-        self.overlay = Overlay(layout=over(width="100%"))
+        label = f"map of layers, weights and curves; a click opens a layer and step, {KEYS}"
+        self.overlay = Overlay(layout=over(width="100%"), label=label)
         self.stack = widgets.GridBox([self.picture, self.overlay], layout={"width": "100%"})
+        self.heads = Heads()
         later = {"continuous_update": False}
-        self.bookmark = widgets.Text(**later, **named("bookmark", "64em"))
-        self.stem = widgets.Text("figures/explore", **named("save as", "22em"))
+        self.bookmark = widgets.Text(
+            **later, **named("bookmark", "64em", "hcviz.explore(runs, state=...) opens this again")
+        )
+        self.stem = widgets.Text(
+            "figures/explore", **named("save as", "22em", "PNG, SVG, data and command")
+        )
         self.button = widgets.Button(description="save", layout={"width": "auto"})
         self.said = widgets.HTML()
         above = (
@@ -81,7 +91,7 @@ class View(widgets.VBox):
             [self.play, self.slider],
         )
         below = ([self.bookmark], [self.stem, self.button, self.said])
-        super().__init__([*map(beside, above), self.stack, *map(beside, below)])
+        super().__init__([*map(beside, above), self.stack, self.heads, *map(beside, below)])
         self.mapped.value = self._entries(self._layers(self._first())) <= SMALL
         self._open({} if state is None else parsed(state))
         self._connect()
@@ -92,11 +102,15 @@ class View(widgets.VBox):
         boxes = [*self.arms.values(), self.own, self.mapped]
         for widget in (*boxes, self.layer, self.tensor, self.metric):
             widget.observe(lambda _: self._try(self._open), "value")
-        self.slider.observe(lambda _: self._try(self._redraw), "value")
+        for widget in (self.slider, self.heads.opened, self.heads.text, self.heads.head):
+            widget.observe(lambda _: self._try(self._redraw), "value")
         self.bookmark.observe(
             lambda change: self._try(lambda: self._open(parsed(change["new"]))), "value"
         )
         self.overlay.on_event(lambda event: self._try(lambda: self._go(event)))
+        self.heads.overlay.on_event(
+            lambda event: self._try(lambda: self._go(event)) if "key" in event else None
+        )
         self.button.on_click(lambda _: self._try(self._save))
 
     @property
@@ -132,6 +146,8 @@ class View(widgets.VBox):
     def save(self, stem: str | Path) -> dict[str, Path]:
         """Write what is on show as ``stem.png``, ``.svg``, ``.csv`` and ``.json`` with the command.
 
+        And the heads, where they are on show, as ``stem-heads.png`` and so on.
+
         Args:
             stem: As `hcviz.plots.save` takes it.
 
@@ -141,12 +157,14 @@ class View(widgets.VBox):
         self.canvas.draw(self.slider.value)
         places = [str(run.path) for run in self.given]
         call = f"hcviz.explore({places!r}, state={self.state!r}).save({str(stem)!r})"
-        return plots.save(
-            self.canvas.figure,
-            stem,
-            data=data_of(self.canvas, self.slider.value),
-            command=f"python -c {shlex.quote(f'import hcviz; {call}')}",
-        )
+        command = f"python -c {shlex.quote(f'import hcviz; {call}')}"
+        data = data_of(self.canvas, self.slider.value)
+        written = plots.save(self.canvas.figure, stem, data=data, command=command)
+        if self.heads.frame is None:
+            return written
+        heads = f"{stem}-heads", self.heads.frame
+        more = plots.save(self.heads.picture.figure, heads[0], data=heads[1], command=command)
+        return written | {f"heads.{ending}": path for ending, path in more.items()}
 
     def frames(self, most: int = 3) -> dict[str, list[bytes]]:
         """Return the picture of every step as PNG, by tensor, for a page without a kernel.
@@ -170,6 +188,7 @@ class View(widgets.VBox):
             "metric": self.metric.value,
             "step": str(self.slider.value),
             "scale": "own" if self.own.value else "one",
+            **self.heads.state,
         }
 
     def _is_kept(self, name: str) -> bool:
@@ -223,6 +242,7 @@ class View(widgets.VBox):
             offer(self.slider, steps, asked.get("step"), self.canvas.steps[-1])
             self.play.max = len(steps) - 1
             self.play.value = self.slider.index
+            self.heads.ask(asked)
         finally:
             self._quiet = False
         self.cells = template(self.canvas)
@@ -235,9 +255,13 @@ class View(widgets.VBox):
         # JPEG takes a third of the time of PNG
         self.picture.value = encode(self.canvas.draw(step), "jpeg", quality=85, subsampling=0)
         self.overlay.drawing = fill(self.cells, self.canvas, step)
-        self._good, self._quiet = self._now(), True
-        self.bookmark.value = self.state
-        self._quiet = False
+        self._quiet = True
+        try:
+            self.heads.show(self.shown, self.layer.value, step, own=self.own.value)
+            self._good = self._now()
+            self.bookmark.value = self.state
+        finally:
+            self._quiet = False
 
     def _try(self, act: Callable[[], Any]) -> None:
         """Do what a control asks; where that fails, say why and show what was shown before."""

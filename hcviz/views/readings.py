@@ -12,8 +12,9 @@ import pandas as pd
 import torch
 from matplotlib.colors import Colormap, LogNorm, Normalize
 
+from hcviz.errors import HcvizError
 from hcviz.io.files import layer_of
-from hcviz.metrics import measure, resolve
+from hcviz.metrics import attended, measure, patterns, resolve
 from hcviz.plots import grids
 from hcviz.runs.run import Run
 
@@ -52,7 +53,7 @@ def look_again(runs: Iterable[Run]) -> None:
     """Forget what was drawn of runs if the files of one have changed since it was looked at."""
     marks = {run: [run.stored(step).stamp for step in run.steps] for run in runs}
     if any(_SEEN.get(run, mark) != mark for run, mark in marks.items()):
-        for kept in (names_of, steps_of, corners, spectrum, losses, rows):
+        for kept in (names_of, steps_of, corners, spectrum, losses, rows, attention):
             kept.cache_clear()
     _SEEN.update(marks)
 
@@ -132,6 +133,25 @@ def by_layer(run: Run, names: Sequence[str], metric: str) -> dict[str, dict[int,
     found = rows(run, tuple(names), metric)
     means = found.groupby(["layer", "step"])["value"].mean()
     return {str(layer): line.droplevel("layer").to_dict() for layer, line in means.groupby("layer")}
+
+
+@lru_cache(maxsize=64)
+def attention(run: Run, text: str, step: int) -> Any:
+    """Return what every layer's heads look at in a text, which takes a pass of the whole model."""
+    return attended(run, text, step)
+
+
+def looks(run: Run, text: str, step: int, layer: str) -> pd.DataFrame:
+    """Return where the heads of a layer look in a text; outside of layers those of a middle one.
+
+    Raises:
+        HcvizError: If model, tokenizer or attention cannot be had, or heads have no copies.
+    """
+    tensors = rf"^\D*\.{layer}\." if layer.isdigit() else None
+    found = patterns(run, text, step=nearest(run.steps, step), tensors=tensors, read=attention)
+    if not found["copy"].any():
+        raise HcvizError("Its heads have no copies. Clone with heads=2.")
+    return found
 
 
 def difference(grid: np.ndarray) -> np.ndarray:

@@ -261,7 +261,7 @@ def seen(apart):
 def test_patterns_begin_with_the_head_whose_copy_differs_most():
     axes = plots.patterns(seen(0.25))
     assert [ax.get_title(loc="left") for ax in axes] == [
-        "head 1", "its copy", "copy \N{MINUS SIGN} head, up to 0.2",
+        "head 1", "its copy", "copy \N{MINUS SIGN} head, up to 0.25",
         "head 0", "its copy", "copy \N{MINUS SIGN} head, equal",
     ]  # fmt: skip
     head, copy, apart = (np.asarray(ax.images[0].get_array()) for ax in axes[:3])
