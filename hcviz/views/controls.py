@@ -177,7 +177,7 @@ class Heads(widgets.VBox):
                 frames.append(looks(run, self.text.value, step, layer))
             except HcvizError as error:
                 lacks.append(html.escape(f"No heads of {run.name}: {error}"))
-        self.said.value = "<br>".join(lacks)
+        self.said.value = "".join(f"<div style='line-height: 1.4'>{one}</div>" for one in lacks)
         self.frame = pd.concat(frames, ignore_index=True) if frames else None
         for part in (self.text, self.head):
             part.layout.display = None if self.opened.value else "none"
@@ -192,31 +192,28 @@ class Heads(widgets.VBox):
         """Draw a figure where arms or words are others than before, else exchange what it shows."""
         head = None if self.head.value == FURTHEST else [int(self.head.value)]
         rows = self.text.value, tuple(self.frame["run"].unique())
-        with theme.style(), theme.context("notebook"), mpl.rc_context({"figure.dpi": DPI}):
-            if new := rows != self._drawn:
-                title = "Where heads and their copies look"
+        if new := rows != self._drawn:
+            title = "Where heads and their copies look"
+            with theme.style(), theme.context("notebook"), mpl.rc_context({"figure.dpi": DPI}):
                 self.axes = plots.patterns(self.frame, heads=head, most=1, title=title)
-                self.where = self.axes[2].annotate(
-                    "", (1, 1), (0, 22), "axes fraction", "offset points", ha="right"
-                )
-                self.where.set_in_layout(False)
-            shown = plots.pattern_panels(self.frame, heads=head, most=1)
-            titles = [
-                ax.set_title(said, loc="left")
-                for ax, (_, said, _) in zip(self.axes, shown, strict=True)
-            ]
-        for ax, (_, _, values) in zip(self.axes, shown, strict=True):
-            ax.images[0].set_data(values)
-        for ax in self.axes[2::3]:
-            far = np.abs(ax.images[0].get_array()).max() if own else 1
-            ax.images[0].set_clim(-far or -1, far or 1)
+                self.titles = [ax.set_title(ax.get_title("left"), loc="left") for ax in self.axes]
+                place = "", (1, 1), (0, 22), "axes fraction", "offset points"
+                self.titles.append(self.axes[2].annotate(*place, ha="right"))
+            self.titles[-1].set_in_layout(False)
+        shown = plots.pattern_panels(self.frame, heads=head, most=1)
+        images = [ax.images[0] for ax in self.axes]
+        for image, title, (_, said, values) in zip(images, self.titles, shown, strict=False):
+            image.set_data(values)
+            title.set_text(said)
+        for image in images[2::3]:
+            far = np.abs(image.get_array()).max() if own else 1
+            image.set_clim(-far or -1, far or 1)
         scales = ", differences on own scales" if own else ""
-        self.where.set_text(f"layer {self.frame['layer'][0]}, step {step:,}{scales}")
+        self.titles[-1].set_text(f"layer {self.frame['layer'][0]}, step {step:,}{scales}")
         if new:
             figure = self.axes[0].figure
             plt.close(figure)
-            images = [ax.images[0] for ax in self.axes]
-            self.picture, self._drawn = Picture(figure, [*images, *titles, self.where]), rows
+            self.picture, self._drawn = Picture(figure, [*images, *self.titles]), rows
             figure.set_layout_engine("none")
             self.stack.layout.grid_template_columns = f"minmax(0, {self.picture.size[0]}px)"
         return self.picture.look()

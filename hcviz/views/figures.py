@@ -105,7 +105,9 @@ def figure(
     draw = getattr(plots, name)
     if name == "patterns":
         step = max(steps) if steps else None
-        data = patterns(runs[0], TEXT if text is None else text, step=step, tensors=tensors)
+        asked = {"text": TEXT if text is None else text, "step": step, "tensors": tensors}
+        clones = [run for run in runs if run.is_clone] or runs[:1]
+        data = pd.concat([patterns(run, **asked) for run in clones], ignore_index=True)
         return draw(data), data
     if text is not None:
         raise HcvizError(f"The figure {name!r} reads no text; 'patterns' does.")

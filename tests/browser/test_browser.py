@@ -40,7 +40,8 @@ def changes(page, picture, act) -> None:
 
 def try_linked(page, view, picture) -> None:
     """Click in the map of layers, then move by keys: bookmark and picture follow."""
-    cover, bookmark = view.locator("[role=application]"), view.locator("input[type=text]").first
+    cover = view.locator("[role=application]").first
+    bookmark = view.get_by_role("textbox", name="bookmark")
     box = picture.bounding_box()
     place = {"x": 0.12 * box["width"], "y": 0.1 * box["height"]}
     seen = []
@@ -57,12 +58,14 @@ def try_linked(page, view, picture) -> None:
         assert picture.get_attribute("src") != drawn
         seen.append(bookmark.input_value())
     assert "layer=1" in seen[0] == seen[2] != seen[1]
+    view.get_by_role("checkbox", name="heads on a sentence").check()
+    view.get_by_text("not a whole model").first.wait_for()
 
 
 def try_explorer(page) -> None:
     """Move the step slider by mouse and keys, play, and read the copies under the mouse."""
     view = page.locator(".widget-vbox:has(.widget-play)").last
-    picture = view.locator("img.widget-image")
+    picture = view.locator("img.widget-image").first
     handle = view.locator(".widget-slider .noUi-handle")
     handle.focus()
     page.keyboard.press("ArrowLeft")
@@ -75,7 +78,7 @@ def try_explorer(page) -> None:
     changes(page, picture, lambda: page.keyboard.press("ArrowRight"))  # the focus stays
     changes(page, picture, view.locator(".widget-play button").first.click)
     view.locator(".widget-play button").nth(0).click()  # pause
-    widths = [view.locator(css).bounding_box()["width"] for css in ("img.widget-image", "svg")]
+    widths = [one.bounding_box()["width"] for one in (picture, view.locator("svg"))]
     assert widths[0] == pytest.approx(widths[1], abs=1)
     picture.scroll_into_view_if_needed()
     box = picture.bounding_box()

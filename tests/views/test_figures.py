@@ -52,10 +52,15 @@ def test_one_weight_is_no_bias(tmp_path):
     assert set(data["tensor"]) == {"gpt_neox.layers.1.mlp.dense_h_to_4h.weight"}
 
 
-def test_patterns_read_the_text_that_is_given(run):
+def test_patterns_read_the_text_that_is_given(run, tmp_path):
     _, data = figure([run], "patterns", text="Let there be light", steps=[0])
     assert "".join(data["query_token"].unique()) == "Let there be light"
     assert set(data["step"]) == {0}
+    other = hcviz.Run(shutil.copytree(run.path, tmp_path / "other"))
+    record = json.loads((other.path / "run.json").read_text())
+    (other.path / "run.json").write_text(json.dumps(record | {"label": "other"}))
+    axes, data = figure([run, other], "patterns", steps=[0])
+    assert [ax.get_title("left") for ax in axes[:6:3]] == ["wide: head 2", "other: head 2"]
     with pytest.raises(HcvizError, match="'ledger' reads no text"):
         figure([run], "ledger", text="Let there be light")
 

@@ -17,12 +17,19 @@ from hcviz.metrics import patterns
 from hcviz.views import readings
 
 TEXT = "And God said, Let there be light."
-STATE = f"layer=1&step=3&text={TEXT.replace(' ', '+')}"
+SAID = f"text={TEXT.replace(' ', '+')}"
+STATE = f"arm=plain&arm=noisy&layer=1&step=3&scale=one&{SAID}&head=furthest+apart"
+
+
+@pytest.fixture(scope="module")
+def built(runs):
+    return hcviz.explore(runs, state=STATE)
 
 
 @pytest.fixture
-def view(runs):
-    return hcviz.explore(runs, state=STATE)
+def view(built):
+    built.state = STATE
+    return built
 
 
 @pytest.fixture
@@ -179,5 +186,5 @@ def test_a_model_without_attention_is_said(tmp_path):
 
 
 def test_a_recording_without_whole_models_says_so():
-    view = hcviz.explore(hcviz.recorded("demo").runs, state=f"text={TEXT.replace(' ', '+')}")
+    view = hcviz.explore(hcviz.recorded("demo").runs, state=SAID)
     assert view.heads.said.value.count("not a whole model") == len(view.shown)
