@@ -28,6 +28,7 @@ from hcviz.views.readings import corners, looks, spectrum
 STATE = ("arm", "layer", "tensor", "metric", "step", "scale", "text", "head")
 """What a bookmark may say; only ``arm`` more than once."""
 FURTHEST = "furthest apart"
+"""The head whose copies differ most in any of the arms."""
 KEYS = "left and right move the step, up and down the layer"
 
 

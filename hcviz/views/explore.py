@@ -48,7 +48,7 @@ class View(widgets.VBox):
 
     The arrow keys move the slider; over the picture, left and right move the step, up and down the
     layer. A click in the map of layers opens that layer and step, one in a curve that step. The
-    mouse over a weight shows the copies of one entry.
+    mouse over a weight shows the copies of one entry. Below: heads on a sentence, once ticked.
     """
 
     def __init__(self, runs: Sequence[Run], state: str | None = None):
@@ -162,8 +162,8 @@ class View(widgets.VBox):
         written = plots.save(self.canvas.figure, stem, data=data, command=command)
         if self.heads.frame is None:
             return written
-        heads = f"{stem}-heads", self.heads.frame
-        more = plots.save(self.heads.picture.figure, heads[0], data=heads[1], command=command)
+        heads = self.heads.picture.figure, f"{stem}-heads"
+        more = plots.save(*heads, data=self.heads.frame, command=command)
         return written | {f"heads.{ending}": path for ending, path in more.items()}
 
     def frames(self, most: int = 3) -> dict[str, list[bytes]]:
@@ -304,7 +304,8 @@ def explore(
     and each block minus the mean of its copies; a locked weight shows nothing there. Right: the
     loss, cosine, ledger and the metric over the steps, and the singular values, thin those of the
     first step. A click in the map of layers opens that layer and step. Only the weights on show are
-    read, and those of their kind for the map of layers.
+    read, and those of their kind for the map of layers. Below, once "heads on a sentence" is
+    ticked: where a head and its copy look in a sentence, by whole models at the cursor's step.
 
     Args:
         run: A run, its folder, or several (an arm each); runs without a clone are left out.

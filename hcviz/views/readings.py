@@ -147,7 +147,7 @@ def looks(run: Run, text: str, step: int, layer: str) -> pd.DataFrame:
     Raises:
         HcvizError: If model, tokenizer or attention cannot be had, or heads have no copies.
     """
-    tensors = rf"^\D*\.{layer}\." if layer.isdigit() else None
+    tensors = rf"^([a-zA-Z_]\w*\.)*{layer}\." if layer.isdigit() else None
     found = patterns(run, text, step=nearest(run.steps, step), tensors=tensors, read=attention)
     if not found["copy"].any():
         raise HcvizError("Its heads have no copies. Clone with heads=2.")

@@ -55,6 +55,14 @@ def test_one_cursor_moves_through_all(view):
             assert np.array_equal(values.get_ydata(), readings.spectrum(run, canvas.name, step))
 
 
+def test_the_name_of_the_map_of_layers_keeps_off_its_neighbours(view):
+    view.state = "layer=1&tensor=attention.query_key_value&metric=cosine"
+    name = view.canvas.bar.xaxis.label.get_window_extent()
+    maps = [image.axes for both in view.canvas.maps.values() for image in both]
+    for ax in (*view.canvas.panels.values(), *maps, *view.canvas.overviews):
+        assert not name.overlaps(ax.get_tightbbox())
+
+
 def test_arms_share_their_scales_unless_each_is_to_have_its_own(view):
     def ends(row):
         return [images[row].get_clim() for images in view.canvas.maps.values()]
