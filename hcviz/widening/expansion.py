@@ -260,9 +260,15 @@ def widen(
 
 
 def _pad(wide: torch.Tensor, axes: TensorAxes, factors: Factors, fill: str, generator) -> None:
-    """Fill what a factor leaves over of the residual stream: what reads it first."""
-    stretches = sorted(padding(wide, axes, factors), key=lambda found: axes[found[0]].role)
-    for d, rest, first in stretches:
+    """Fill what a factor leaves over of the residual stream.
+
+    What writes it is filled first, for what reads it is as large as the rest of the tensor; and
+    again, for where both meet it is what is written that counts.
+    """
+    stretches = list(padding(wide, axes, factors))
+    reads = [found for found in stretches if axes[found[0]].role == "read"]
+    writes = [found for found in stretches if axes[found[0]].role != "read"]
+    for d, rest, first in [*writes, *reads, *(writes if reads else ())]:
         if axes[d].role == "read":
             noise = torch.randn(rest.shape, dtype=torch.float64, generator=generator)
             rest.copy_(noise * first.double().std(correction=0).item())

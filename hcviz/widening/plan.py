@@ -146,12 +146,13 @@ def _check_rules(form: Expansion, axes: Mapping[str, TensorAxes]) -> None:
 
 
 @torch.no_grad()
-def grow(source: PreTrainedModel, plan: Plan) -> PreTrainedModel:
+def grow(source: PreTrainedModel, plan: Plan, memory=torch.empty) -> PreTrainedModel:
     """Build the wide model around the widened tensors; nothing of its size is initialised.
 
     Args:
         source: The model to widen.
         plan: What becomes of its tensors.
+        memory: Gives that of what is widened, as ``torch.empty`` does.
 
     Raises:
         CloneError: Naming the first tensor whose widened shape is not what the wide model wants.
@@ -161,11 +162,12 @@ def grow(source: PreTrainedModel, plan: Plan) -> PreTrainedModel:
     check_shapes(plan, found, tensors(wide), type(source))
     kept = {name: parameter.requires_grad for name, parameter in source.named_parameters()}
     for name, own in ({name: name for name in found} | plan.origins).items():
-        assign(wide, name, plan.widened(own, found[own]))
+        assign(wide, name, plan.widened(own, found[own], memory))
         if own in kept:
             wide.get_parameter(name).requires_grad_(kept[own])
     if plan.head:
-        assign(wide, plan.head, plan.widened(plan.head, source.get_input_embeddings().weight))
+        table = source.get_input_embeddings().weight
+        assign(wide, plan.head, plan.widened(plan.head, table, memory))
     finish(source, wide, tie=plan.head is None and ties(source))
     return wide
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import nn
@@ -105,7 +106,7 @@ def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def twin_error(growth: Growth, fusing: Fusing) -> float:
-    """Clone a twin and return its relative logit error.
+    """Clone a twin and return its relative logit error; infinite if an entry is never written.
 
     Args:
         growth: What it grows by; its configuration is the twin's, a tiny one.
@@ -118,12 +119,17 @@ def twin_error(growth: Growth, fusing: Fusing) -> float:
     planned = plan(blank, axes, growth, fusing)
     _check_size(planned.wide)  # a twin takes seconds and memory
     twin = random_twin(growth.config, model_class)
-    clone = grow(twin, planned)
+    clone = grow(twin, planned, memory=_unwritten)
     if clone.num_parameters() == twin.num_parameters():
         grown = dict(growth.factors)
         raise CloneError(f"{model_class.__name__} has no width that {grown} would grow.")
     loop_over_experts(clone)
     return relative_error(_logits(twin), _logits(clone))
+
+
+def _unwritten(shape: tuple[int, ...], dtype: torch.dtype, device: Any) -> torch.Tensor:
+    """Give memory that shows where nothing is written into it."""
+    return torch.full(shape, math.nan if dtype.is_floating_point else 0, dtype=dtype, device=device)
 
 
 def random_logits(config, model_class) -> torch.Tensor:
@@ -232,8 +238,8 @@ def _search(growth: Growth, check: bool) -> Fusing:
     raise CloneError(
         f"A tiny random twin of this {config.model_type} configuration (hidden_size {size.hidden}, "
         f"{size.heads} heads) does not compute what its source does: relative logit error "
-        f"{', '.join(f'{error:.1e}' for error in errors)}, allowed "
-        f"{allowed:.0e}{advice}; no clone was made."
+        f"{min(errors):.1e} in the best of {len(errors)} ways, allowed {allowed:.0e}{advice}; no "
+        "clone was made."
     )
 
 

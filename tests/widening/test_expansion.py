@@ -1,6 +1,7 @@
 """Shares and noise: what the copies that are read add up to, how loud noise is, what it needs."""
 
 import math
+from fractions import Fraction
 
 import models
 import pytest
@@ -217,3 +218,17 @@ def test_noisy_form_has_ten_decibels_unless_told():
 def test_wrong_parameters_are_named(form, snr_db, seed, message):
     with pytest.raises(hcviz.CloneError, match=message):
         Expansion.of(form, snr_db, seed)
+
+
+@pytest.mark.parametrize("fill", ["zero", "mean"])
+def test_what_reads_padding_is_as_large_as_what_is_there_and_nothing_is_left_unwritten(fill):
+    source = matrix(40, 40)
+    axes = tuple(Dim(role, (Segment((("hidden", 40),)),)) for role in ("write", "read"))
+    garbage = lambda shape, **kind: torch.full(shape, 1e30, **kind)  # noqa: E731
+    wide = widen(
+        "w", source, axes, {"hidden": Fraction(3, 2)}, Expansion(), fill=fill, empty=garbage
+    )
+    assert torch.equal(wide[:40, :40], source)
+    assert wide[:40, 40:].std().item() == pytest.approx(source.std().item(), rel=0.3)
+    padded = {"zero": torch.zeros(20, 60), "mean": wide[:40].mean(0).expand(20, 60)}
+    torch.testing.assert_close(wide[40:], padded[fill].double())
