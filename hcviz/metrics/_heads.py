@@ -122,7 +122,8 @@ def attended(run: Run, text: str, step: int | None) -> tuple[list[str], dict[str
     """Return the first tokens of a text, and what `attention` tells of them by a run's model."""
     model = run.model(step)
     tokenizer = tokenizer_for(model)
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"][:LONGEST]
+    most = min(LONGEST, getattr(model.config, "max_position_embeddings", None) or LONGEST)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"][:most]
     if len(ids) < 2:
         raise HcvizError(f"The text {text!r} has {len(ids)} tokens; attention needs two or more.")
     told = attention(model, torch.tensor([ids], device=model.device), run.layout, run.factors)
@@ -142,7 +143,7 @@ def patterns(
 
     Args:
         run: A run that started from a clone.
-        text: Its first :data:`LONGEST` tokens are read.
+        text: Its first :data:`LONGEST` tokens are read, or as many as the model has positions.
         step: A step at which the whole model was kept; the last by default.
         tensors: Regular expressions; the first attention output that one finds; None: a middle one.
         read: What has the model read the text; a caller may pass one that remembers.
