@@ -184,7 +184,7 @@ class Run:
         similar = [other for other in names if name.split(".")[-2:] == other.split(".")[-2:]]
         kept = f" (kept were those that {stored.kept!r} finds)" if stored.kept else ""
         raise HcvizError(
-            f"{self.name} has no tensor {name!r} at step {self._step(step)}. It has {len(names)}"
+            f"{self._said} has no tensor {name!r} at step {self._step(step)}. It has {len(names)}"
             f"{kept}, for example {', '.join((similar or names)[:4])}."
         )
 
@@ -215,11 +215,17 @@ class Run:
         factors = (self._recipe or {}).get("factors")
         if not factors:
             raise HcvizError(
-                f"{self.name} did not start from a clone (no clone recipe in its run.json), so its "
-                "weights have no blocks. Train a model that hcviz clone made, or pass the recipe "
-                "of the clone it is compared with: info={'clone': ...}, or Run.of(..., factors=)."
+                f"{self._said} did not start from a clone (no clone recipe in its run.json), so "
+                "its weights have no blocks. Train a model that hcviz clone made, or pass the "
+                "recipe of the clone it is compared with: info={'clone': ...}, or "
+                "Run.of(..., factors=)."
             )
         return parse_factors(factors)
+
+    @property
+    def _said(self) -> str:
+        """The run's name, for an error, and where it lies."""
+        return f"{self.name} ({self.path})" if self.path else self.name
 
     @property
     def _recipe(self) -> dict[str, Any] | None:
@@ -291,7 +297,7 @@ class Run:
             here = filter(self._at.is_here, self.steps)
             whole = [step for step in here if self.stored(step).kept is None]
             raise HcvizError(
-                f"Of step {self._step(step)} {self.name} keeps {len(stored.names())} tensors only "
+                f"Of step {self._step(step)} {self._said} keeps {len(stored.names())} tensors only "
                 f"(keep={stored.kept!r}), not a whole model. Whole are the steps "
                 f"{', '.join(map(str, whole)) or 'none'}; single tensors: run.tensor(name, step)."
             )
@@ -307,5 +313,5 @@ class Run:
             return self.steps[-1]
         if step not in self._at:
             there = ", ".join(map(str, self.steps))
-            raise HcvizError(f"{self.name} has no snapshot at step {step}; it has {there}.")
+            raise HcvizError(f"{self._said} has no snapshot at step {step}; it has {there}.")
         return step
