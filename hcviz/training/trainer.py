@@ -19,6 +19,7 @@ from hcviz.cloning.lockstep import Pace
 from hcviz.errors import HcvizError
 from hcviz.io.checkpoint import weight_files
 from hcviz.io.files import open_to_readers
+from hcviz.io.sources import read_model
 from hcviz.training.schedule import SCHEDULES
 from hcviz.training.snapshots import Keeping, drop_resume_files, seal
 
@@ -79,6 +80,14 @@ class SnapshotTrainer(Trainer):
         for one in (state, PartialState()):
             one.distributed_type = DistributedType.FSDP
         self.is_fsdp_enabled = True
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load every weight by its stored name; the Trainer leaves out those that are renamed."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        model = model or self.model
+        stored = read_model(Path(resume_from_checkpoint), model_class=type(model))
+        model.load_state_dict(stored.state_dict())
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         return SequentialSampler(self.train_dataset)  # which its own seed has shuffled

@@ -38,21 +38,22 @@ def losses(run):
     return run.history[["step", "split", "loss"]].to_numpy().tolist()
 
 
-def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(corpus, tmp_path):
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])  # the head of one is stored renamed
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(family, corpus, tmp_path):
     options = {**SHORT, "corpus": corpus, "dropout": 0.1}
-    straight = train(tiny.model(), out=tmp_path / "straight", **options)
+    straight = train(tiny.model(family), out=tmp_path / "straight", **options)
 
     def stop(row):
         if row["step"] == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(tiny.model(), out=tmp_path / "broken", on_log=stop, **options)
+        train(tiny.model(family), out=tmp_path / "broken", on_log=stop, **options)
     broken = Run(tmp_path / "broken")
     assert broken.info["status"] == "stopped: KeyboardInterrupt"
     assert broken.steps == [0, 2, 4]
     rows = []
-    resumed = train(tiny.model(), out=tmp_path / "broken", on_log=rows.append, **options)
+    resumed = train(tiny.model(family), out=tmp_path / "broken", on_log=rows.append, **options)
     assert rows[0]["step"] == 5
     assert same(weights(resumed, 6), weights(straight, 6))
     assert losses(resumed) == losses(straight)
