@@ -41,7 +41,7 @@ def test_older_snapshots_keep_the_chosen_tensors_and_the_newest_all(thin, whole)
 
 
 def test_a_whole_model_is_refused_where_there_is_none(thin):
-    with pytest.raises(HcvizError, match=r"step 2 run keeps 2 tensors only .*steps 6;"):
+    with pytest.raises(HcvizError, match=r"step 2 run .* keeps 2 tensors only .*steps 6;"):
         thin.model(2)
     assert thin.model(6) is not None
     with pytest.raises(HcvizError, match=r"no tensor 'lm_head\.weight' at step 2.*'up_proj' finds"):
