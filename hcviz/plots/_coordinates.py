@@ -77,9 +77,7 @@ def coordinates(
             panel.set_ylabel("\n".join(filter(None, [place[0], "RMS change"])))
         if number >= len(places) - len(kinds):
             panel.set_xlabel("width")
-    _axes.legend(axes, looks, own=ax is None)
-    _axes.titles(axes, title, own=ax is None)
-    return axes
+    return _axes.finish(axes, title, looks, own=ax is None)
 
 
 def change_by_width(frame: pd.DataFrame, hue: str | None = None) -> pd.DataFrame:

@@ -99,23 +99,18 @@ def write_tokens(
             held = random.random() < holdout and sides["heldout"]["tokens"] < heldout_tokens
             name = "heldout" if held else "train"
             numbers += [number] * held
-            side, data = sides[name], row.astype(TYPE).tobytes()
+            side, data, size = sides[name], row.astype(TYPE).tobytes(), len(text.encode())
             files[name].write(data)
             digests[name].update(data)
             side["documents"] += 1
-            side["bytes"] += len(text.encode())
+            side["bytes"] += size
             side["tokens"] += len(row)
             side["largest"] = max(side["largest"], int(row.max()))
-            bar.update(len(text.encode()))
+            bar.update(size)
         for name, side in sides.items():
             side["sha256"] = digests[name].hexdigest()
-        facts = {
-            "heldout_documents": numbers,
-            "holdout": holdout,
-            "seed": seed,
-            "origin": origin or {},
-        }
-        note = {"vocabulary": _hash(tokenizer)} | sides | facts
+        facts = {"holdout": holdout, "seed": seed, "origin": origin or {}}
+        note = {"vocabulary": _hash(tokenizer), **sides, "heldout_documents": numbers, **facts}
         write_text(folder / NOTE, json.dumps(note, indent=2) + "\n")
     return Path(out)
 

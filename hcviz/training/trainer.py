@@ -219,8 +219,8 @@ class Snapshots(TrainerCallback):
         trainer.state = state = TrainerState.load_from_json(str(saved))
         state.is_world_process_zero = trainer.is_world_process_zero()
         # the held-out loss there is the grown model's, measured next
-        old = [r for r in state.log_history if r["step"] == begin.step and "eval_loss" in r]
-        state.log_history = [row for row in state.log_history if row not in old]
+        before = (r for r in state.log_history if r["step"] != begin.step or "eval_loss" not in r)
+        state.log_history = list(before)
         schedule = trainer.lr_scheduler
         there = {"last_epoch": begin.step - 1, "_step_count": begin.step + 1}
         schedule.load_state_dict(schedule.state_dict() | there)
