@@ -340,13 +340,18 @@ def test_large_tensors_that_go_straight_to_the_disk_are_the_same_bytes(
 def test_the_next_part_is_made_meanwhile_in_memory_that_is_used_again():
     """Every part is whole while it is used, although there is room for two only."""
     memories, made = itertools.cycle([torch.empty(800, dtype=torch.uint8) for _ in range(2)]), []
+    ready = threading.Semaphore(0)
 
     def make(number):
+        part = taken(next(memories))((100,), torch.float32).fill_(number)
         made.append(number)
-        return taken(next(memories))((100,), torch.float32).fill_(number)
+        if number:
+            ready.release()
+        return part
 
     for number, part in enumerate(made_ahead(make, range(50))):
-        time.sleep(0.001)  # longer than making takes
+        assert number == 49 or ready.acquire(timeout=60), "the next was not made meanwhile"
+        time.sleep(0.001)  # one more would be made now if it could
         assert (part == number).all()
         assert made == list(range(min(50, number + 2)))
     assert number == 49
