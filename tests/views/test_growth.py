@@ -74,6 +74,8 @@ def test_in_lockstep_a_run_that_grew_is_the_run_that_did_not(small, corpus, tmp_
         fresh = hcviz.grow(small, out=tmp_path / "fresh", at=afresh, **options)
     # sums of float64 in another order: some hundred units in the last place
     assert np.abs(heldout(wide) / heldout(plain) - 1).max() < 1e-13
+    told = [heldout(run).astype("float32").tolist() for run in (wide, plain, fresh)]
+    assert told[0] == told[1] != told[2]  # to the last bit, at every step
     assert np.abs(heldout(fresh) / heldout(plain) - 1).max() > 1e-6
     assert (hcviz.measure(wide, metrics=["ledger"])["value"] == 0).all()
 
