@@ -80,11 +80,22 @@ def verdicts_of(name: str | None = None) -> pd.DataFrame:
             f"{', '.join(figures)}; claims: {', '.join(claims())}."
         )
     rows = verdicts(chosen).rename(columns={"title": "what is tested"}).set_index("what is tested")
-    effect = rows["effect"].map(number) + " " + rows["unit"]
-    inside = rows["low"].map(number) + " to " + rows["high"].map(number)
-    effect, inside = effect.where(rows["effect"].notna(), ""), inside.where(rows["low"].notna(), "")
-    table = rows[["where", "verdict"]].assign(effect=effect, interval=inside)
-    return table.assign(numbers=rows["numbers"])
+    told = [(effect_of(one), interval_of(one)) for one in rows.itertuples()]
+    rows[["effect", "interval"]] = told
+    return rows[["where", "verdict", "effect", "interval", "numbers"]]
+
+
+def effect_of(row: Any) -> str:
+    """Return the effect of a row of verdicts with its unit, and that of each of several sources."""
+    if pd.isna(row.effect):
+        return ""
+    each = [f"{key.removeprefix('nano:')} {number(mean)}" for key, mean in row.sources.items()]
+    return f"{number(row.effect)} {row.unit}" + f" ({', '.join(each)})" * (len(each) > 1)
+
+
+def interval_of(row: Any) -> str:
+    """Return the interval of a row of verdicts; nothing if it has none."""
+    return "" if pd.isna(row.low) else f"{number(row.low)} to {number(row.high)}"
 
 
 def number(value: float) -> str:

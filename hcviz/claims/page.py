@@ -8,7 +8,7 @@ import pandas as pd
 
 from hcviz import plots
 from hcviz.claims.claim import KINDS
-from hcviz.claims.figures import FIGURES, number, recordings
+from hcviz.claims.figures import FIGURES, effect_of, interval_of, recordings
 from hcviz.claims.frames import Frames
 from hcviz.claims.reproduce import verdicts
 from hcviz.errors import HcvizError
@@ -23,10 +23,11 @@ reproduce CLAIM` makes the runs of one claim anew and says whether its verdict h
 
 A verdict rests on one number a seed and source. *Reproduced*: the whole 95 % interval of their mean
 is on the claimed side of the bound, or, where equality is claimed, within the tolerance.
-*Direction only*: the mean is, the interval is not, or there are fewer than three numbers. *Not at
-this scale*: what is claimed cannot be measured in runs of this size. Several numbers of one seed
-and one text are not independent as new data would be, and all of them are from models of about a
-million weights: where ours and the paper's differ, scale is one of the reasons.
+*Direction only*: the mean is, the interval is not, or there are fewer than three numbers, or one of
+several sources has its own mean on the other side. *Not at this scale*: what is claimed cannot be
+measured in runs of this size. Several numbers of one seed and one text are not independent as new
+data would be, and all of them are from models of about a million weights: where ours and the
+paper's differ, scale is one of the reasons.
 """
 COLUMNS = ("claim", "what is tested", "where", "verdict", "effect", "interval", "numbers")
 
@@ -103,10 +104,9 @@ def _rows(table: pd.DataFrame) -> str:
     """Return claims as a table of Markdown, each row with an anchor of the claim's name."""
     rows = []
     for one in table.itertuples():
-        effect, inside = number(one.effect), f"{number(one.low)} to {number(one.high)}"
         file = f'<a id="{one.claim}"></a>[{one.claim}](../data/claims/{one.claim}.toml)'
-        told = (f"{effect} {one.unit}" if effect else "", inside if number(one.low) else "")
-        rows.append((file, one.title, one.where, f"**{one.verdict}**", *told, one.numbers or ""))
+        told = (f"**{one.verdict}**", effect_of(one), interval_of(one), one.numbers or "")
+        rows.append((file, one.title, one.where, *told))
     return _table(COLUMNS, rows)
 
 
@@ -117,8 +117,8 @@ def section(name: str, stems: list[str], table: pd.DataFrame) -> str:
     lines = [f"## {title}", "", said, ""]
     lines += [f"![{title}]({stem}.png)\n" for stem in stems]
     for one in table[table["figure"] == name].itertuples():
-        effect = f": {number(one.effect)} {one.unit}" if number(one.effect) else ""
-        lines.append(f"- **{one.verdict}** · {one.title}{effect} ([{one.claim}](#{one.claim}))")
+        told = ": ".join(filter(None, [one.title, effect_of(one)]))
+        lines.append(f"- **{one.verdict}** · {told} ([{one.claim}](#{one.claim}))")
     return "\n".join([*lines, ""])
 
 

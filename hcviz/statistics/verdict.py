@@ -1,9 +1,10 @@
 """judge(): what paired numbers, one a seed, say of a claim."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from hcviz.errors import HcvizError
@@ -27,6 +28,8 @@ class Verdict:
     high: float = np.nan
     """Student's interval of the mean; NaN for one seed."""
     seeds: int = 0
+    sources: Mapping[str, float] = field(default_factory=dict)
+    """The mean of each source, where the numbers say whose they are."""
 
     def __str__(self) -> str:
         """Return name, effect and interval, as ``reproduced: -0.07 [-0.08, -0.06], 3 seeds``."""
@@ -38,7 +41,7 @@ class Verdict:
 
 
 def judge(
-    values: Sequence[float],
+    values: Sequence[float] | pd.Series,
     *,
     expect: str,
     bound: float = 0.0,
@@ -55,10 +58,12 @@ def judge(
       ``bound`` exactly.
     - A number that is not finite means that what is claimed cannot be measured in these runs, for
       example a loss that is never reached: not at this scale.
-    - Fewer than ``seeds`` numbers never say more than direction only, exact equality excepted.
+    - Fewer than ``seeds`` numbers never say more than direction only, exact equality excepted. Nor
+      do numbers of several sources of which one has its mean on the other side: seeds of one model
+      are more alike than models are, and many of one must not outvote another.
 
     Args:
-        values: The numbers.
+        values: The numbers; a series by (source, seed) says whose they are.
         expect: ``above``, ``below`` or ``equal``.
         bound: What they are compared with.
         tolerance: See above; in the unit of the numbers, never negative.
@@ -76,25 +81,29 @@ def judge(
         raise HcvizError(f"expect={expect!r} is none of {', '.join(EXPECT)}.")
     if not tolerance >= 0:
         raise HcvizError(f"tolerance={tolerance} is no distance; give 0 or more.")
-    values = np.asarray(values, float)
-    if not len(values):
+    values = pd.Series(values, dtype=float)
+    if values.empty:
         return Verdict(NONE)
     if not np.isfinite(values).all():
         return Verdict(SCALE, seeds=len(values))
-    mean, low, high = values.mean(), np.nan, np.nan
+
+    def so(mean: float) -> bool:
+        if expect == "equal":
+            return abs(mean - bound) <= tolerance
+        return mean > bound if expect == "above" else mean < bound
+
+    mean, low, high, sources = values.mean(), np.nan, np.nan, {}
     if len(values) > 1:
         half = stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values)
         low, high = mean - half, mean + half
+    if values.index.nlevels > 1:
+        sources = values.groupby(level=0, sort=False).mean().to_dict()
     if expect == "equal" and tolerance == 0:
         name = REPRODUCED if (values == bound).all() else NOT
-    elif expect == "equal":
-        inside = max(abs(low - bound), abs(high - bound)) <= tolerance  # NaN is not
-        near = abs(mean - bound) <= tolerance
-        name = REPRODUCED if inside else DIRECTION if near else NOT
     else:
-        sign = 1 if expect == "above" else -1
-        firm = min(sign * (low - bound), sign * (high - bound)) > tolerance
-        name = REPRODUCED if firm else DIRECTION if sign * (mean - bound) > 0 else NOT
-    if name == REPRODUCED and len(values) < seeds and not (expect == "equal" and not tolerance):
-        name = DIRECTION
-    return Verdict(name, float(mean), float(low), float(high), len(values))
+        ends = np.array([low, high]) - bound  # NaN is not firm
+        sign = {"above": 1, "below": -1}.get(expect)
+        firm = (sign * ends > tolerance) if sign else (abs(ends) <= tolerance)
+        enough = len(values) >= seeds and all(map(so, sources.values()))
+        name = REPRODUCED if firm.all() and enough else DIRECTION if so(mean) else NOT
+    return Verdict(name, float(mean), float(low), float(high), len(values), sources)

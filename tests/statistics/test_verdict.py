@@ -1,6 +1,7 @@
 """judge(): each verdict once, by numbers whose answer is known."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hcviz.errors import HcvizError
@@ -40,6 +41,25 @@ def test_the_interval_is_students():
     assert (found.effect, found.seeds) == (2.0, 3)
     assert found.low == pytest.approx(2 - half, abs=1e-6)
     assert found.high == pytest.approx(2 + half, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "asked", "verdict"),
+    [
+        ([-0.5, -0.6, -0.5, -0.6, -0.1, -0.1], {"expect": "below"}, "reproduced"),
+        ([-0.5, -0.6, -0.5, -0.6, 0.01, 0.0], {"expect": "below"}, "direction only"),
+        ([0.01, 0.02, 0.0, 0.01, 0.03, 0.01], {"expect": "equal", "tolerance": 0.03}, "reproduced"),
+        ([0.0, 0.0, 0.0, 0.0, 0.02, 0.03], {"expect": "equal", "tolerance": 0.024},
+         "direction only"),
+    ],
+)  # fmt: skip
+def test_a_source_on_the_other_side_is_not_outvoted(values, asked, verdict):
+    index = pd.MultiIndex.from_product([["opt", "gpt-neox", "olmo"], [0, 1]])
+    found = judge(pd.Series(values, index), **asked)
+    assert found.name == verdict
+    assert list(found.sources) == ["opt", "gpt-neox", "olmo"]
+    assert found.sources["olmo"] == pytest.approx(sum(values[4:]) / 2)
+    assert judge(values, **asked).name == "reproduced"
 
 
 def test_one_number_has_no_interval():
