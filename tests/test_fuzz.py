@@ -13,6 +13,7 @@ import struct
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import hypothesis.strategies as st
 import models
@@ -31,10 +32,13 @@ from hcviz.runs.rows import COLUMNS
 from hcviz.runs.run import HISTORY
 from hcviz.text.corpus import load_corpus
 
+resource = pytest.importorskip("resource", reason="needs a limit on memory")
 INPUTS = int(os.environ.get("HCVIZ_FUZZ", 0))
 """How many inputs a long round tries over all kinds; 0 is the short round, the same each time."""
 SECONDS = 20
 """Of this process's time: what takes longer hangs."""
+MEMORY = 2**31
+"""Bytes that one input may add to the most that this process has held."""
 pytestmark = [
     pytest.mark.timeout(6 * 3600 if INPUTS else 600),
     pytest.mark.filterwarnings("ignore"),
@@ -59,6 +63,24 @@ def listing(folder):
     return {path: path.lstat()[6:9:2] for path in found if not path.is_dir()}
 
 
+def most_held():
+    """Return the most bytes of memory that this process has held."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
+
+
+@pytest.fixture(scope="module", autouse=True)
+def limited():
+    """Let an input that takes all memory fail by itself, where the system can do that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    statm = Path("/proc/self/statm")
+    if statm.is_file():
+        held = int(statm.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (held + 4 * MEMORY, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 @contextlib.contextmanager
 def ours(place, *names, free=()):
     """Let pass only an error of ours that names the file or its folder; nothing else is touched.
@@ -68,7 +90,7 @@ def ours(place, *names, free=()):
         names: One of them is in the message.
         free: What else may be written in it.
     """
-    before, start, said = listing(place), time.process_time(), ""
+    before, start, held, said = listing(place), time.process_time(), most_held(), ""
     try:
         yield
     except hcviz.HcvizError as error:
@@ -76,6 +98,7 @@ def ours(place, *names, free=()):
     assert not said or not names or any(str(name) in said for name in names), said
     spent = time.process_time() - start
     assert spent < SECONDS, f"{spent} seconds"
+    assert most_held() - held < MEMORY
     allowed = (place / "out", *free, *(path for path in place.rglob(".hcviz-cache")))
     new = dict(set(listing(place).items()) ^ set(before.items()))
     assert not [path for path in new if not any(path.is_relative_to(one) for one in allowed)]

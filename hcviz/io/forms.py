@@ -20,7 +20,7 @@ OPEN = ConfigDict(extra="allow", strict=True)
 CLOSED = ConfigDict(extra="forbid", strict=True)
 """Of a form that names all its keys."""
 
-LARGEST = 2**11
+LARGEST = 2**10
 """Layers, or experts of one: modules are made one by one, and a million take hours."""
 COUNTS = re.compile(r"(layers?|blocks|experts)$")
 Axis = Literal["hidden", "ffn", "expert_ffn", "kv_heads", "group", "head_dim"]

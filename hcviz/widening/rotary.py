@@ -13,6 +13,8 @@ from hcviz.errors import CloneError
 
 FIXED = ("default", "linear", "llama3", "yarn")
 """Rope types whose frequencies do not depend on the length of the text."""
+LARGEST = 2**16
+"""Units of a head whose frequencies can be listed; the largest heads that are known have 512."""
 
 
 def turns(config) -> bool:
@@ -31,8 +33,8 @@ def rotary_fields(config, factors: Factors) -> dict[str, dict]:
         ``{"rope_parameters": ...}``, or nothing if heads keep their size or do not turn.
 
     Raises:
-        CloneError: If only a part of a head turns, or the frequencies depend on the length of the
-            text.
+        CloneError: If only a part of a head turns, the frequencies depend on the length of the
+            text, or heads would be too large to list them.
     """
     n = factors["head_dim"]
     if n == 1 or not turns(config):
@@ -49,17 +51,19 @@ def _longrope(config, given: dict, n: int, layers: str | None) -> dict:
     """Return the rope parameters of wider heads, of one kind of layers or of all."""
     kind = given.get("rope_type", "default")
     part = given.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None))
-    reason = None
+    size, reason = widths(config).head_dim, None
     if part not in (None, 1, 1.0):
         reason = f"only {part:.0%} of a head turns (partial_rotary_factor)"
     elif kind not in FIXED:
         reason = f"its rope_type {kind!r} has frequencies that depend on the length of the text"
+    elif size * n > LARGEST:
+        reason = f"{size * n:,} units would need a list of as many frequencies"
     if reason:
         raise CloneError(
             f"head_dim={n}: heads of {type(config).__name__} cannot grow in size, as {reason}. "
             "Leave head_dim out and grow their number: heads=2."
         )
-    size, base = widths(config).head_dim, given["rope_theta"]
+    base = given["rope_theta"]
     wanted, attention_factor = _frequencies(config, kind, size, base, layers)
     wide = size * n
     plain = 1.0 / base ** (torch.arange(0, wide, 2, dtype=torch.float64) / wide)

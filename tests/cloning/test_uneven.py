@@ -94,6 +94,8 @@ def test_scaled_frequencies_are_kept_or_refused(rope, reason):
 def test_what_cannot_grow_in_size_says_why():
     with pytest.raises(hcviz.CloneError, match=r"only 50% of a head turns.*heads=2"):
         hcviz.clone(models.source("gpt_neox"), head_dim=2)
+    with pytest.raises(hcviz.CloneError, match="800,000 units would need a list of as many"):
+        hcviz.clone(models.source("llama"), head_dim=10**5)
     with pytest.raises(hcviz.CloneError, match="leave head_dim out"):
         hcviz.clone(models.source("olmo"), head_dim=2)  # it clips queries at a constant
 
