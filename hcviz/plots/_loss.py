@@ -192,4 +192,5 @@ def _said(
 
 def _signed(value: float, digits: int = 3) -> str:
     text = f"{value:+.{digits}f}" if abs(value) < 1 else f"{value:+.2f}"
+    text = text if float(text) else text[1:]  # what rounds to zero has no sign
     return "0" if value == 0 else text.replace("-", _MINUS)

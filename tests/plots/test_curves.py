@@ -82,6 +82,10 @@ def test_loss_shows_near_arms_from_close_by_and_their_gap_to_the_source():
     assert not [one for one in gap.lines if one.get_label() == "random init"]
     assert any("random init +2.17" in text for text in texts(gap))  # off the scale, but said
     assert "\N{MINUS SIGN}0.026" in texts(gap)
+    base = history[history["run"] == "source"]
+    both = pd.concat([base, base.assign(run="a", loss=base["loss"] - 1e-5)])
+    *_, gap = plots.loss(both).figure.axes
+    assert {"0", "0.000"} == set(texts(gap))  # what rounds to zero is no exact zero, nor has a sign
 
 
 def test_loss_ends_are_written_apart_from_each_other():
