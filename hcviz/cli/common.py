@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from hcviz.errors import HcvizError
+from hcviz.io.files import printable
 from hcviz.io.parameters import explained, parse_pairs
 
 Model = Positional[Annotated[str, arg(metavar="MODEL")]]
@@ -49,7 +50,7 @@ def dtype_of(name: str | None):
 
 def typed_command() -> str:
     """Return the command line as it was typed."""
-    return shlex.join(["hcviz", *sys.argv[1:]])
+    return printable(shlex.join(["hcviz", *sys.argv[1:]]))
 
 
 def setting(text: str | None, value=str):

@@ -99,10 +99,24 @@ def check_free(path: str | Path, *, overwrite: bool = False) -> None:
         )
 
 
-def _check_name(path: Path) -> None:
-    """Refuse a path beside which nothing can be written and renamed to it."""
-    if path.name in ("", ".."):
-        raise HcvizError(f"'{path}' has no name of its own to be written under. Choose a name.")
+def check_name(path: Path) -> None:
+    """Refuse a path beside which nothing can be written and renamed to it.
+
+    Raises:
+        HcvizError: If it ends in no name, or in one that the system cannot write.
+    """
+    try:
+        odd = path.name in ("", "..") or b"\0" in os.fsencode(path.name)
+    except UnicodeEncodeError:
+        odd = True
+    if odd:
+        said = f"{printable(path)!r} has no name of its own to be written under"
+        raise HcvizError(f"{said}. Choose a name.")
+
+
+def printable(text: str | Path) -> str:
+    """Return a text with what is no letter of UTF-8, as in some names of files, written out."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 def full_disk(error: BaseException | None) -> BaseException | None:
@@ -209,7 +223,7 @@ def fresh_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]
         '42'
     """
     path = Path(path)
-    _check_name(path)
+    check_name(path)
     with locked(path):
         check_free(path, overwrite=overwrite)
         scratch = path.parent / f".tmp-{path.name}-{uuid.uuid4().hex[:8]}"
@@ -273,7 +287,7 @@ def fresh_files(*paths: str | Path) -> Iterator[list[Path]]:
     """
     mark, places = uuid.uuid4().hex[:8], [Path(path) for path in paths]
     for path in places:
-        _check_name(path)
+        check_name(path)
     scratch = [path.with_name(f".tmp-{mark}-{path.name}") for path in places]
     before = [path.with_name(f".tmp-old-{mark}-{path.name}") for path in places[:-1]]
     try:

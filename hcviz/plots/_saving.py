@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 import hcviz
 from hcviz.errors import HcvizError
-from hcviz.io.files import fresh_files
+from hcviz.io.files import check_name, fresh_files, printable
 
 _SAVING = {"svg.hashsalt": "hcviz", "savefig.facecolor": "white"}
 
@@ -55,10 +55,11 @@ def save(
     """
     fig = _figure(figure)
     stem = Path(stem)
+    check_name(stem)
     written = {end: stem.with_name(f"{stem.name}.{end}") for end in ("png", "svg", "csv", "json")}
     content, told = {}, None
     with mpl.rc_context(_SAVING):
-        about = {"Title": stem.name, "Description": command or ""}
+        about = {"Title": printable(stem.name), "Description": command or ""}
         for ending, metadata in (("png", about), ("svg", about | {"Date": None})):
             buffer = io.BytesIO()
             fig.savefig(buffer, format=ending, dpi=dpi, metadata=metadata)
@@ -73,7 +74,7 @@ def save(
         "files": [written[ending].name for ending in content],
         "data": told,
     }
-    content["json"] = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+    content["json"] = printable(json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
     with fresh_files(*(written[ending] for ending in content)) as scratch:
         for path, text in zip(scratch, content.values(), strict=True):
             path.write_bytes(text)

@@ -122,7 +122,7 @@ def test_place_that_cannot_be_written_is_named(tmp_path):
             write_text(out, "new")
 
 
-@pytest.mark.parametrize("out", ["", ".", "..", "/", "a/.."])
+@pytest.mark.parametrize("out", ["", ".", "..", "/", "a/..", "a/\0", "\ud800"])
 def test_a_place_without_a_name_is_refused(out, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(hcviz.HcvizError, match="has no name of its own"):

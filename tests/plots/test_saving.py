@@ -68,6 +68,21 @@ def test_a_failed_save_keeps_the_whole_old_figure_and_no_scraps(tmp_path, monkey
     assert list((tmp_path / "other").iterdir()) == []
 
 
+@pytest.mark.parametrize("stem", ["", ".", "..", "a\0b", "\ud800"])
+def test_a_place_without_a_name_is_refused(stem, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HcvizError, match="has no name of its own to be written under"):
+        plots.save(Figure(), stem)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no names of other bytes")
+def test_a_name_of_other_bytes_is_written_out_where_text_is_wanted(tmp_path):
+    paths = plots.save(Figure(), tmp_path / os.fsdecode(b"a\xff"))
+    assert rb"a\udcff" in paths["png"].read_bytes()
+    assert json.loads(paths["json"].read_text())["files"][0] == os.fsdecode(b"a\xff.png")
+
+
 def test_what_is_no_figure_is_refused(tmp_path):
     with pytest.raises(HcvizError, match="figure or axes, and got a str"):
         plots.save("figure", tmp_path / "x")
