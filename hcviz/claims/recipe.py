@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from hcviz.errors import HcvizError
-from hcviz.io.files import locked, write_text
+from hcviz.io.files import fresh_file, locked, write_text
 from hcviz.io.sources import load
 from hcviz.metrics import measure
 from hcviz.metrics.accuracy import evaluate
@@ -25,6 +25,8 @@ from hcviz.training.snapshots import Keeping, drop_resume_files
 from hcviz.views.arms import run_arms
 
 DONE = "done.json"
+LAST = "losses.parquet"
+"""What is written last before weights go; where it is, a run is not measured again."""
 SNAPSHOTS = (1, 2, 5, 10, 20, 40, 75, 110, 160, 230, 340, 500, 730, 1100, 1600, 2000)
 MODELS = (0, 230, 500, 1100, 1600)
 """Of these steps models stay, for what is asked of a model later; the last one's stays whole."""
@@ -84,18 +86,21 @@ def make(
         items: Of each task, only so many; None: all.
     """
     folder, began = out / job.folder, time.process_time()
-    try:
-        run = train(job, out, corpus=corpus, device=device)
-    except HcvizError as error:
-        if "loss became" not in str(error):
-            raise
-        note(folder, job, loss=None, stopped=str(error))
-        return
-    metrics = RANKS + (COPIES if run.is_clone else [])
-    frames = [measure(run, metrics=metrics, tensors=r"weight$", cache=False)]
-    frames += [measure(run, metrics=["spectrum"], tensors=SPECTRUM, cache=False)]
-    pd.concat(frames, ignore_index=True).to_parquet(folder / "metrics.parquet", index=False)
-    run.history.to_parquet(folder / "losses.parquet", index=False)
+    if not (folder / LAST).is_file():
+        try:
+            run = train(job, out, corpus=corpus, device=device)
+        except HcvizError as error:
+            if "loss became" not in str(error):
+                raise
+            note(folder, job, loss=None, stopped=str(error))
+            return
+        metrics = RANKS + (COPIES if run.is_clone else [])
+        frames = [measure(run, metrics=metrics, tensors=r"weight$", cache=False)]
+        frames += [measure(run, metrics=["spectrum"], tensors=SPECTRUM, cache=False)]
+        pd.concat(frames, ignore_index=True).to_parquet(folder / "metrics.parquet", index=False)
+        with fresh_file(folder / LAST) as scratch:
+            run.history.to_parquet(scratch, index=False)
+    run = Run(folder)
     drop_resume_files(folder / f"checkpoint-{job.steps}")
     for step in run.steps[:-1]:
         place = folder / f"checkpoint-{step}"

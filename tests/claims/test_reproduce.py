@@ -4,10 +4,12 @@ import dataclasses
 import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import recordings
 import tiny
 
+from hcviz.claims import recipe
 from hcviz.claims import reproduce as module
 from hcviz.claims.claim import claims, find_claim
 from hcviz.claims.frames import open_frames
@@ -65,6 +67,24 @@ def test_the_lock_is_seen_in_runs_of_three_steps(place):
         shrunk(find_claim("lock-holds")), "out", seeds=1, steps=3, corpus=place, items=4
     ).again
     assert (again.name, again.effect) == ("reproduced", 0.0)
+
+
+def test_a_run_that_was_stopped_after_it_was_thinned_is_not_trained_again(place, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    job = recipe.Job("small", "symmetric", 2e-3, seed=7, steps=3, context=64)
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "measure_accuracy", stop)
+        with pytest.raises(KeyboardInterrupt):
+            recipe.make(job, Path("out"), place, items=4)
+    before = pd.read_parquet(Path("out") / job.folder / "metrics.parquet")
+    assert set(before["step"]) == {0, 1, 2, 3}
+    monkeypatch.setattr(recipe, "train", stop)
+    recipe.make(job, Path("out"), place, items=4)
+    after = pd.read_parquet(Path("out") / job.folder / "metrics.parquet")
+    pd.testing.assert_frame_equal(after, before)
+    assert recipe.done(job, Path("out"))["loss"] > 0
 
 
 def test_what_a_claim_needs_decides_whether_it_can_be_tested(tmp_path):
