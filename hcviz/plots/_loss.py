@@ -145,7 +145,10 @@ def _at(base, where):
 
 
 def _gap_panel(ax: Axes, curves: dict[str, pd.DataFrame], looks: dict, against: str) -> dict:
-    """Draw every arm minus one; arms out of proportion get a note and leave the scale alone."""
+    """Draw every arm minus one, on the scale of the arms in proportion.
+
+    Of the others those that end within it are drawn as far as they reach, and the rest get a note.
+    """
     base = curves[against]["mean"]
     gaps = {
         name: (curve["mean"].astype(float) - _at(base, curve.index)).dropna()
@@ -157,20 +160,29 @@ def _gap_panel(ax: Axes, curves: dict[str, pd.DataFrame], looks: dict, against: 
     usual = sorted(reach.values())[(len(reach) - 1) // 2] if reach else 0.0
     far = [name for name, size in reach.items() if size > 8 * max(usual, 0.02)]
     ax.axhline(0.0, color=looks[against].color, linewidth=1.0, zorder=1.5, label="_zero")
-    ends = {against: (base.index[-1], 0.0)}
-    for name, gap in gaps.items():
-        if name not in far:
-            _axes.draw(ax, gap.index.to_numpy(), gap.to_numpy(), looks[name], label=name)
-            ends[name] = (gap.index[-1], gap.iloc[-1])
+    near = [name for name in gaps if name not in far]
+    _draw_gaps(ax, gaps, looks, near)
     ax.margins(y=0.1)
-    if far:
-        low, high = ax.get_ylim()
-        ax.set_ylim(low, high + (0.06 + 0.09 * len(far)) * (high - low))
-        said = {name: f"{_signed(gaps[name].iloc[-1])} at the end" for name in far}
-        notes = [f"\N{UPWARDS ARROW} {name} {text}" for name, text in said.items()]
+    low, high = ax.get_ylim()
+    back = [name for name in far if low <= gaps[name].iloc[-1] <= high]
+    away = [name for name in far if name not in back]
+    _draw_gaps(ax, gaps, looks, back)
+    ax.set_ylim(low, high)
+    if away:
+        ax.set_ylim(low, high + (0.06 + 0.09 * len(away)) * (high - low))
+        up, down = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
+        last = {name: gaps[name].iloc[-1] for name in away}
+        notes = [f"{up if y > high else down} {n} {_signed(y)} at the end" for n, y in last.items()]
         ax.text(0.98, 0.99, "\n".join(notes), transform=ax.transAxes, ha="right", va="top",
                 color=theme.MUTED, fontstyle="italic")  # fmt: skip
-    return ends
+    ends = {name: (gaps[name].index[-1], gaps[name].iloc[-1]) for name in near + back}
+    return {against: (base.index[-1], 0.0), **ends}
+
+
+def _draw_gaps(ax: Axes, gaps: dict[str, pd.Series], looks: dict, names: list[str]) -> None:
+    for name in names:
+        gap = gaps[name]
+        _axes.draw(ax, gap.index.to_numpy(), gap.to_numpy(), looks[name], label=name)
 
 
 def _said(

@@ -82,6 +82,10 @@ def test_loss_shows_near_arms_from_close_by_and_their_gap_to_the_source():
     assert not [one for one in gap.lines if one.get_label() == "random init"]
     assert any("random init +2.17" in text for text in texts(gap))  # off the scale, but said
     assert "\N{MINUS SIGN}0.026" in texts(gap)
+    late = (history["run"] == "random init") & (history["tokens"] == history["tokens"].max())
+    *_, gap = plots.loss(history.assign(loss=history["loss"].mask(late, 3.25))).figure.axes
+    assert line(gap, "random init").get_ydata()[0] > gap.get_ylim()[1]  # it comes from far above
+    assert not any("at the end" in text for text in texts(gap))
     base = history[history["run"] == "source"]
     both = pd.concat([base, base.assign(run="a", loss=base["loss"] - 1e-5)])
     *_, gap = plots.loss(both).figure.axes
