@@ -94,12 +94,7 @@ def make(
                 raise
             note(folder, job, loss=None, stopped=str(error))
             return
-        metrics = RANKS + (COPIES if run.is_clone else [])
-        frames = [measure(run, metrics=metrics, tensors=r"weight$", cache=False)]
-        frames += [measure(run, metrics=["spectrum"], tensors=SPECTRUM, cache=False)]
-        pd.concat(frames, ignore_index=True).to_parquet(folder / "metrics.parquet", index=False)
-        with fresh_file(folder / LAST) as scratch:
-            run.history.to_parquet(scratch, index=False)
+        measure_weights(run)
     run = Run(folder)
     drop_resume_files(folder / f"checkpoint-{job.steps}")
     for step in run.steps[:-1]:
@@ -118,6 +113,16 @@ def train(job: Job, out: Path, **options: Any) -> Run:
         lr=job.lr, seed=job.seed, snapshots=snapshots, **(SHARED | options),
     )  # fmt: skip
     return run
+
+
+def measure_weights(run: Run) -> None:
+    """Write what is measured of a run's weights, while all are there, and its losses last."""
+    metrics = RANKS + (COPIES if run.is_clone else [])
+    frames = [measure(run, metrics=metrics, tensors=r"weight$", cache=False)]
+    frames += [measure(run, metrics=["spectrum"], tensors=SPECTRUM, cache=False)]
+    pd.concat(frames, ignore_index=True).to_parquet(run.path / "metrics.parquet", index=False)
+    with fresh_file(run.path / LAST) as scratch:
+        run.history.to_parquet(scratch, index=False)
 
 
 def measure_accuracy(folder: Path, items: int | None = None) -> None:

@@ -110,7 +110,7 @@ def check_name(path: Path) -> None:
     except UnicodeEncodeError:
         odd = True
     if odd:
-        said = f"{printable(path)!r} has no name of its own to be written under"
+        said = f"{str(path)!r} has no name of its own to be written under"
         raise HcvizError(f"{said}. Choose a name.")
 
 

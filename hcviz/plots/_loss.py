@@ -161,21 +161,22 @@ def _gap_panel(ax: Axes, curves: dict[str, pd.DataFrame], looks: dict, against: 
     far = [name for name, size in reach.items() if size > 8 * max(usual, 0.02)]
     ax.axhline(0.0, color=looks[against].color, linewidth=1.0, zorder=1.5, label="_zero")
     near = [name for name in gaps if name not in far]
+    last = {name: gap.iloc[-1] for name, gap in gaps.items()}
     _draw_gaps(ax, gaps, looks, near)
     ax.margins(y=0.1)
     low, high = ax.get_ylim()
-    back = [name for name in far if low <= gaps[name].iloc[-1] <= high]
+    back = [name for name in far if low <= last[name] <= high]
     away = [name for name in far if name not in back]
     _draw_gaps(ax, gaps, looks, back)
     ax.set_ylim(low, high)
     if away:
         ax.set_ylim(low, high + (0.06 + 0.09 * len(away)) * (high - low))
         up, down = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
-        last = {name: gaps[name].iloc[-1] for name in away}
-        notes = [f"{up if y > high else down} {n} {_signed(y)} at the end" for n, y in last.items()]
+        ways = {name: up if last[name] > high else down for name in away}
+        notes = [f"{way} {name} {_signed(last[name])} at the end" for name, way in ways.items()]
         ax.text(0.98, 0.99, "\n".join(notes), transform=ax.transAxes, ha="right", va="top",
                 color=theme.MUTED, fontstyle="italic")  # fmt: skip
-    ends = {name: (gaps[name].index[-1], gaps[name].iloc[-1]) for name in near + back}
+    ends = {name: (gaps[name].index[-1], last[name]) for name in near + back}
     return {against: (base.index[-1], 0.0), **ends}
 
 

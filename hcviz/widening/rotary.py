@@ -14,7 +14,7 @@ from hcviz.errors import CloneError
 FIXED = ("default", "linear", "llama3", "yarn")
 """Rope types whose frequencies do not depend on the length of the text."""
 LARGEST = 2**16
-"""Units of a head whose frequencies can be listed; the largest heads that are known have 512."""
+"""Units of a head whose frequencies can be listed; heads of today have hundreds."""
 
 
 def turns(config) -> bool:
