@@ -28,7 +28,7 @@ BASES = [f"{HALF}@{step}" for step in (188, 375, 750)]
 FIRST = ["noisy 10 dB", "symmetric", "random init", "source"]
 MATCHED = "matched source"
 LATER = ["dropout 0.1", MATCHED, "noisy 40 dB", "diagonal", "noisy diagonal", "random shares"]
-WIDER = ["noisy 10 dB", "symmetric", "random init"]
+WIDER = ["noisy 10 dB", "random init"]
 """The arms that start from other points and widths of the source (figures 8 and 9)."""
 
 
@@ -39,18 +39,29 @@ def jobs(out: Path) -> Iterator[Job]:
     done; several processes may work it off.
     """
     yield from (Job(HALF, arm, START) for arm in FIRST)
-    for arms in (FIRST, LATER):
-        for arm in arms:
-            yield from (Job(HALF, arm, lr) for lr in untried(out, arm))
-        yield from (Job(HALF, arm, lr, seed) for seed in SEEDS for arm, lr in rates(out, arms))
-        for seed in SEEDS:
-            yield from (Job(name, *arm, seed) for name in FAMILIES for arm in rates(out, arms))
+    yield from main_arms(out, FIRST)
+    yield from families(out, FIRST)
+    yield from main_arms(out, LATER)
     for arm, lr in rates(out, WIDER):
         for seed in SEEDS:
             if arm != "random init":
                 yield from (Job(base, arm, lr, seed) for base in BASES)
                 yield Job(HALF, arm, lr, seed, factor=4)
             yield Job(WHOLE, arm, lr, seed)
+    yield from families(out, LATER)
+
+
+def main_arms(out: Path, arms: list[str]) -> Iterator[Job]:
+    """Yield the grids of arms, then their seeds, in the first family."""
+    for arm in arms:
+        yield from (Job(HALF, arm, lr) for lr in untried(out, arm))
+    yield from (Job(HALF, arm, lr, seed) for seed in SEEDS for arm, lr in rates(out, arms))
+
+
+def families(out: Path, arms: list[str]) -> Iterator[Job]:
+    """Yield the seeds of arms in the other families."""
+    for seed in SEEDS:
+        yield from (Job(name, *arm, seed) for name in FAMILIES for arm in rates(out, arms))
 
 
 def grid_of(out: Path, arm: str) -> dict[float, float]:
