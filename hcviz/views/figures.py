@@ -191,9 +191,10 @@ def draw(
     unrelated = measure(clones, metrics=["cosine.baseline"], steps=ends[:1])
     banded = pd.concat([cosines, unrelated], ignore_index=True)
     block = {"tensors": _exactly([up]), "steps": _few(left.steps)}
+    curves, losses = figure(runs, "loss")
     drawn = {
-        "headline": (plots.headline(history(runs), cosines), cosines),
-        "loss": figure(runs, "loss"),
+        "headline": (plots.headline(losses, cosines), cosines),
+        "loss": (curves, losses.drop(columns="seconds")),  # so that a rerun gives the same bytes
         "cosine": (plots.cosine(banded), banded),
         "cosine-log": (plots.cosine(cosines, log=True), cosines),
         "ledger": (plots.ledger(ledger), ledger),

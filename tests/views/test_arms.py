@@ -121,6 +121,7 @@ def test_figures_come_with_data_and_command(drawn):
         assert len(pd.read_csv(out / f"{name}.csv")) > 0
         assert json.loads((out / f"{name}.json").read_text())["command"] == "hcviz demo --steps 4"
         assert (out / f"{name}.svg").read_text().startswith("<?xml")
+    assert "seconds" not in pd.read_csv(out / "loss.csv")  # the one number that no seed repeats
 
 
 def test_findings_tell_locked_from_left(runs, drawn):
