@@ -19,9 +19,11 @@ NOISE = [f"noisy {ratio} dB" for ratio in (20, 40, 60, 80)]
 WEIGHTS = ["random shares", "diagonal", "noisy diagonal"]
 FLOOR = ["random init", "source", "matched source"]
 """What no copies are in: no clone, and the source with its own and the clone's steps."""
+ROUNDING = ["symmetric in float64", "diagonal in float64"]
+"""Does rounding part copies that nothing else does?"""
 WIDER = ["noisy 10 dB", "random init"]
 """The arms that are widened four times, too."""
-LATER = [*NOISE, "dropout 0.1", *FLOOR, *WEIGHTS]
+LATER = [*NOISE, "dropout 0.1", *FLOOR, *WEIGHTS, *ROUNDING]
 
 
 def jobs(out: Path) -> Iterator[Job]:

@@ -21,6 +21,7 @@ FIVE = ["symmetric", "noisy 10 dB", "noisy diagonal", "diagonal", "random init"]
 COPIES = ["symmetric", "noisy 10 dB", "dropout 0.1"]
 QUARTER = "nano:gpt-neox-quarter"
 GROWN = ["noisy 10 dB", "grown at a quarter", "grown at half", "grown at three quarters", "source"]
+ROUNDED = ["symmetric", "diagonal", "diagonal in float64", "symmetric in float64"]
 TOKENS = 2048
 """In a step of the long comparison."""
 Drawn = tuple[Any, pd.DataFrame]
@@ -270,6 +271,20 @@ def breakers(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     rows = runs[runs["arm"] != "symmetric"]
     rows = rows.assign(value=rows["loss"] - rows["seed"].map(base)).dropna(subset=["value"])
     yield "", (plots.differences(rows, hue="arm", against="symmetric"), rows)
+
+
+@figure
+def rounding(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
+    """The paper has no such figure. Copies of a diagonal clone are set apart by rounding alone.
+
+    Those of a symmetric clone are equal bit by bit, and rounded alike. Those of a diagonal one are
+    summed in another order; the rounding grows until the clone leaves the locked one's losses,
+    in float64 later than in float32.
+    """
+    if "breakers" in recorded:
+        rows = _losses(recorded["breakers"], everyone(ROUNDED, [QUARTER]))
+        if len(rows):
+            yield "", (plots.loss(rows, x="step", reference=None, against="symmetric"), rows)
 
 
 @figure

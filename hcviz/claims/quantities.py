@@ -116,9 +116,17 @@ def loss_shrinks(view: View, *, arm: Who, against: Who, early: int) -> float:
 
 
 @quantity
-def loss_apart(view: View, *, arm: Who, against: Who) -> float:
-    """The largest distance of two loss curves over all steps."""
-    return (view.curve(arm) - view.curve(against)).abs().max()
+def loss_apart(view: View, *, arm: Who, against: Who, until: int | None = None) -> float:
+    """The largest distance of two loss curves over all steps, or up to one."""
+    return (view.curve(arm) - view.curve(against)).abs().loc[:until].max()
+
+
+@quantity
+def parts_later(view: View, *, arms: list[Who], by: float) -> float:
+    """How many steps later the losses of two arms are this far apart than those of the next two."""
+    gaps = ((view.curve(a) - view.curve(b)).abs() for a, b in (arms[:2], arms[2:]))
+    first, second = (one.index[one > by].min() for one in gaps)
+    return np.inf if np.isnan(first) or np.isnan(second) else float(first - second)
 
 
 @quantity

@@ -31,6 +31,8 @@ class Arm:
     """Grown inside the run: at which share of its steps, and what, as :func:`hcviz.grow` reads."""
     matched: bool = False
     """Whether it takes the steps of the noiseless clone: the matched effective learning rate."""
+    double: bool = False
+    """Whether it is held and trained in float64, whose rounding is a billion times finer."""
 
 
 NOISY = "expansion=noisy-symmetric"
@@ -58,6 +60,8 @@ ARMS = {
     "grown at half": Arm("source", growth=(0.5, NOISY)),
     "grown at three quarters": Arm("source", growth=(0.75, NOISY)),
     "grown at half afresh": Arm("source", growth=(0.5, f"{NOISY},optimizer=fresh")),
+    "symmetric in float64": Arm("clone", double=True),
+    "diagonal in float64": Arm("clone", expansion="diagonal", double=True),
 }
 """The arms that there are. All share data order, learning rate, schedule and steps."""
 DEMO = list(ARMS)[:5]
@@ -150,6 +154,7 @@ def start_of(arm: Arm, small: Any, *, factor: int, seed: int, source: str | Path
     if arm.start == "source":
         return small
     wide = clone(small, hidden=factor, expansion=arm.expansion, snr_db=arm.snr_db, seed=seed)
+    wide = wide.double() if arm.double else wide
     if arm.start == "clone":
         wide.config.hcviz["source"] = str(source)
         return wide

@@ -103,6 +103,18 @@ def test_the_random_arm_is_seeded():
     assert not torch.equal(heads[0], heads[2])
 
 
+def test_an_arm_in_float64_starts_as_the_one_in_float32_and_stays_double(source, tmp_path):
+    names = ["diagonal", "diagonal in float64"]
+    plain, double = hcviz.run_arms(
+        str(source), out=tmp_path, arms=names, corpus=tiny.write_text(tmp_path), steps=1,
+        snapshots=2, batch_size=1, context=16, eval_blocks=1, progress=False,
+    )  # fmt: skip
+    name = next(iter(double.names()))
+    assert torch.equal(double.tensor(name, 0), plain.tensor(name, 0).double())
+    assert [double.tensor(name, step).dtype for step in (0, 1)] == [torch.float64] * 2
+    assert not torch.equal(double.tensor(name, 1), double.tensor(name, 1).float().double())
+
+
 def test_figures_come_with_data_and_command(drawn):
     out, _ = drawn
     names = {
