@@ -284,7 +284,9 @@ def rounding(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     if "breakers" in recorded:
         rows = _losses(recorded["breakers"], everyone(ROUNDED, [QUARTER]))
         if len(rows):
-            yield "", (plots.loss(rows, x="step", reference=None, against="symmetric"), rows)
+            title = "A diagonal clone leaves by rounding alone"
+            axes = plots.loss(rows, x="step", reference=None, against="symmetric", title=title)
+            yield "", (axes, rows)
 
 
 @figure
