@@ -10,9 +10,8 @@ import pandas as pd
 
 from hcviz.claims.budget import assumed, estimate, planned, read_pair
 from hcviz.claims.claim import claims
-from hcviz.claims.figures import number
 from hcviz.claims.frames import Frames, Who, open_frames
-from hcviz.claims.reproduce import measured, verdicts
+from hcviz.claims.reproduce import measured, number, verdicts
 from hcviz.io.files import write_text
 from hcviz.statistics.escape import escape
 

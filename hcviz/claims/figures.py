@@ -11,8 +11,6 @@ from hcviz import plots
 from hcviz.claims.claim import claims
 from hcviz.claims.frames import Frames, View, Who, everyone, is_recorded, open_frames
 from hcviz.claims.quantities import rates_foretold
-from hcviz.claims.reproduce import verdicts
-from hcviz.errors import HcvizError
 
 HALF, WHOLE = "nano:gpt-neox-half", "nano:gpt-neox"
 FAMILIES = {"gpt-neox": HALF, "opt": "nano:opt-half", "olmo": "nano:olmo-half"}
@@ -62,46 +60,6 @@ def show(name: str, part: str = "") -> Any:
         plt.close(np.ravel(np.asarray(axes, dtype=object))[0].figure)
     print(f"{' '.join(filter(None, (name, part)))}: these runs are not recorded yet.")
     return None
-
-
-def verdicts_of(name: str | None = None) -> pd.DataFrame:
-    """Return what claims came to, a row each.
-
-    Args:
-        name: A figure of :data:`FIGURES`, for the claims that it shows, or one claim; None: all.
-
-    Raises:
-        HcvizError: If no claim has that name or figure.
-    """
-    chosen = {key: one for key, one in claims().items() if name in (None, one.figure, key)}
-    if not chosen:
-        figures = sorted({one.figure for one in claims().values() if one.figure})
-        raise HcvizError(
-            f"No claim is called {name!r} or drawn in it. Figures with claims: "
-            f"{', '.join(figures)}; claims: {', '.join(claims())}."
-        )
-    rows = verdicts(chosen).rename(columns={"title": "what is tested"}).set_index("what is tested")
-    told = [(effect_of(one), interval_of(one)) for one in rows.itertuples()]
-    rows[["effect", "interval"]] = told
-    return rows[["where", "verdict", "effect", "interval", "numbers"]]
-
-
-def effect_of(row: Any) -> str:
-    """Return the effect of a row of verdicts with its unit, and that of each of several sources."""
-    if pd.isna(row.effect):
-        return ""
-    each = [f"{key.removeprefix('nano:')} {number(mean)}" for key, mean in row.sources.items()]
-    return f"{number(row.effect)} {row.unit}" + f" ({', '.join(each)})" * (len(each) > 1)
-
-
-def interval_of(row: Any) -> str:
-    """Return the interval of a row of verdicts; nothing if it has none."""
-    return "" if pd.isna(row.low) else f"{number(row.low)} to {number(row.high)}"
-
-
-def number(value: float) -> str:
-    """Return a number with three digits; nothing for NaN."""
-    return "" if pd.isna(value) else f"{value:.3g}"
 
 
 def _arms(rows: pd.DataFrame, order: list[str]) -> pd.DataFrame:

@@ -8,9 +8,9 @@ import pandas as pd
 
 from hcviz import plots
 from hcviz.claims.claim import KINDS
-from hcviz.claims.figures import FIGURES, effect_of, interval_of, recordings
+from hcviz.claims.figures import FIGURES, recordings
 from hcviz.claims.frames import Frames
-from hcviz.claims.reproduce import verdicts
+from hcviz.claims.reproduce import effect_of, interval_of, verdicts
 from hcviz.errors import HcvizError
 from hcviz.io.files import write_text
 from hcviz.statistics.verdict import VERDICTS

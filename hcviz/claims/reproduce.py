@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -92,6 +93,46 @@ def verdicts(some: Mapping[str, Claim] | None = None) -> pd.DataFrame:
         counted = {"unit": claim.measure.unit, "numbers": found.seeds, "sources": found.sources}
         rows.append({"claim": claim.name, **said, "verdict": found.name, **seen, **counted})
     return pd.DataFrame(rows)
+
+
+def verdicts_of(name: str | None = None) -> pd.DataFrame:
+    """Return what claims came to, a row each.
+
+    Args:
+        name: A figure, for the claims that it shows, or one claim; None: all.
+
+    Raises:
+        HcvizError: If no claim has that name or figure.
+    """
+    chosen = {key: one for key, one in claims().items() if name in (None, one.figure, key)}
+    if not chosen:
+        figures = sorted({one.figure for one in claims().values() if one.figure})
+        raise HcvizError(
+            f"No claim is called {name!r} or drawn in it. Figures with claims: "
+            f"{', '.join(figures)}; claims: {', '.join(claims())}."
+        )
+    rows = verdicts(chosen).rename(columns={"title": "what is tested"}).set_index("what is tested")
+    told = [(effect_of(one), interval_of(one)) for one in rows.itertuples()]
+    rows[["effect", "interval"]] = told
+    return rows[["where", "verdict", "effect", "interval", "numbers"]]
+
+
+def effect_of(row: Any) -> str:
+    """Return the effect of a row of verdicts with its unit, and that of each of several sources."""
+    if pd.isna(row.effect):
+        return ""
+    each = [f"{key.removeprefix('nano:')} {number(mean)}" for key, mean in row.sources.items()]
+    return f"{number(row.effect)} {row.unit}" + f" ({', '.join(each)})" * (len(each) > 1)
+
+
+def interval_of(row: Any) -> str:
+    """Return the interval of a row of verdicts; nothing if it has none."""
+    return "" if pd.isna(row.low) else f"{number(row.low)} to {number(row.high)}"
+
+
+def number(value: float) -> str:
+    """Return a number with three digits; nothing for NaN."""
+    return "" if pd.isna(value) else f"{value:.3g}"
 
 
 def jobs_of(claim: Claim, *, seeds: int = 3, steps: int | None = None) -> list[Job]:

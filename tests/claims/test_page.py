@@ -8,9 +8,9 @@ import recordings
 
 from hcviz.claims import frames as module
 from hcviz.claims.claim import claims
-from hcviz.claims.figures import FIGURES, show, verdicts_of
+from hcviz.claims.figures import FIGURES, show
 from hcviz.claims.page import write_page
-from hcviz.claims.reproduce import verdicts
+from hcviz.claims.reproduce import verdicts, verdicts_of
 from hcviz.errors import HcvizError
 
 
