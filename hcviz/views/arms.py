@@ -32,7 +32,7 @@ class Arm:
     matched: bool = False
     """Whether it takes the steps of the noiseless clone: the matched effective learning rate."""
     double: bool = False
-    """Whether it is held and trained in float64, whose rounding is a billion times finer."""
+    """Whether the clone is held and trained in float64: its rounding is a billion times finer."""
 
 
 NOISY = "expansion=noisy-symmetric"
@@ -154,10 +154,9 @@ def start_of(arm: Arm, small: Any, *, factor: int, seed: int, source: str | Path
     if arm.start == "source":
         return small
     wide = clone(small, hidden=factor, expansion=arm.expansion, snr_db=arm.snr_db, seed=seed)
-    wide = wide.double() if arm.double else wide
     if arm.start == "clone":
         wide.config.hcviz["source"] = str(source)
-        return wide
+        return wide.double() if arm.double else wide
     config = copy.deepcopy(wide.config)
     del config.hcviz
     set_seed(seed)
