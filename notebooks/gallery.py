@@ -228,7 +228,8 @@ def render(notebook: Path, **parameters: Any) -> str:
     pages.cells.pop(0)
     pages.metadata.pop("widgets", None)
     addresses = ("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url")
-    exporter = HTMLExporter(template_name="lab", embed_images=True, **dict.fromkeys(addresses, ""))
+    # without embed_images: it takes HTML apart, and closes every <details> before its answer
+    exporter = HTMLExporter(template_name="lab", **dict.fromkeys(addresses, ""))
     return exporter.from_notebook_node(pages, {"metadata": {"name": notebook.stem}})[0]
 
 

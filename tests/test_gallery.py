@@ -33,6 +33,8 @@ def say(k=2):
     "view": "import hcviz\n\nhcviz.explore(hcviz.recorded('demo').runs)",
 }
 
+ANSWER = "<details><summary>Answer</summary>\n\nIt is **seven**.\n</details>\n\n## Next"
+
 
 def baked(page):
     """Return what every slider of a page holds: setting -> image and text."""
@@ -51,6 +53,7 @@ def page(tmp_path_factory):
     notebook = nbformat.v4.new_notebook()
     for tag, source in CELLS.items():
         notebook.cells.append(nbformat.v4.new_code_cell(source, metadata={"tags": [tag]}))
+    notebook.cells.append(nbformat.v4.new_markdown_cell(ANSWER))
     path = tmp_path_factory.mktemp("gallery") / "small.ipynb"
     nbformat.write(notebook, path)
     with pytest.MonkeyPatch.context() as patch:
@@ -64,6 +67,12 @@ def test_interact_is_baked_in_at_every_setting(page):
     assert set(frames) == {f"{k}-{name}" for k in range(3) for name in range(2)}
     assert frames["2-0"]["text"] == "a </script> 15\n"  # and with the parameter of this run
     assert [image(frames[f"{k}-1"]).width for k in range(3)] == [80, 160, 240]
+
+
+def test_an_answer_is_folded_until_it_is_asked_for(page):
+    [folded] = BeautifulSoup(page, "html.parser").find_all("details")
+    assert folded.find("strong").text == "seven"
+    assert not folded.find("h2")
 
 
 def test_explore_is_baked_in_at_every_step(page):
