@@ -189,7 +189,7 @@ def end_labels(ax: Axes, ends: dict[str, tuple[float, float, str]], looks: dict[
         line = {"arrowstyle": "-", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3}
         ax.annotate(
             ends[name][2], xy=(x, y), xycoords="axes fraction", xytext=(1.0, height),
-            textcoords=beside, va="center", color=_readable(looks[name].color), fontsize=size,
+            textcoords=beside, va="center", color=readable(looks[name].color), fontsize=size,
             annotation_clip=False, arrowprops=line | {"color": looks[name].color},
         )  # fmt: skip
 
@@ -200,7 +200,7 @@ def _apart(wanted: np.ndarray, gap: float) -> np.ndarray:
     return isotonic_regression(wanted - steps).x + steps
 
 
-def _readable(color: str) -> str:
+def readable(color: str) -> str:
     """Darken a light colour until it reads as text on white."""
     rgb = np.asarray(to_rgb(color))
     while theme.lightness(rgb) > 50:

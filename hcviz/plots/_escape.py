@@ -53,6 +53,7 @@ def escape(
     letters = sorted(found["axis"].unique(), key=lambda a: (*AXES, a).index(a))
     looks = theme.arms(theme.arm_order(rows[hue]))
     axes = _axes.panels(len(letters), ax, sharey=ax is None, tall=1.1, lines=10)
+    first = rows["step"].min()
     means = rows.groupby([hue, "axis", "step"])["value"].mean() ** 0.5
     level = _axes.LEVEL | {"linewidth": 0.8}
     level["label"] = f"left: over {100 * threshold:g} % of squared norm"
@@ -71,19 +72,31 @@ def escape(
                 )
                 panel.plot(x, line, color=look.color, label="_fit")
                 panel.fill_between(x, low, high, color=look.color, alpha=0.15, linewidth=0)
-            if one.leaves > rows["step"].min():
-                line = {"color": look.color, "linewidth": 0.8, "linestyle": (0, (2, 2))}
-                panel.axvline(one.leaves, **line, label="_leaves")
-                panel.annotate(f"left at {one.leaves:,.0f}", xy=(one.leaves, 0.03), rotation=90,
-                               xycoords=("data", "axes fraction"), ha="right")  # fmt: skip
+        _departures(panel, found[(found["axis"] == letter) & (found["leaves"] > first)], hue, looks)
         panel.set_yscale("log")
+        panel.set_ylim(top=2.0)
         panel.axhline(threshold**0.5, **level)
         panel.set_title(AXES.get(letter, str(letter)))
         said = [_said(one, hue) for one in found.itertuples() if one.axis == letter]
-        said = ["training step", "growth of the amplitude in a step:", *said]
+        said = ["training step", "growth of the amplitude, % a step:", *said]
         panel.set_xlabel("\n".join(said), loc="left")
     axes[0].set_ylabel("antisymmetric amplitude\n(root of the share of squared norm)")
     return _axes.finish(axes, title, looks, [Line2D([], [], **level)], own=ax is None)
+
+
+def _departures(panel: Axes, found: pd.DataFrame, hue: str, looks: dict[str, theme.Arm]) -> None:
+    """Mark where each arm leaves, the names of the steps in stairs at the bottom."""
+    left, line = found.sort_values("leaves", ascending=False), {"linewidth": 0.8}
+    for row, (name, step) in enumerate(zip(left[hue], left["leaves"], strict=True)):
+        color = looks[str(name)].color
+        panel.axvline(step, color=color, linestyle=(0, (2, 2)), label="_leaves", **line)
+        late = step > np.mean(panel.get_xlim())
+        panel.annotate(
+            f"left at {step:,.0f}", xy=(step, 0.02), xycoords=("data", "axes fraction"),
+            xytext=(-3 if late else 3, 11 * row), textcoords="offset points",
+            ha="right" if late else "left", color=_axes.readable(color), zorder=4,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
+        )  # fmt: skip
 
 
 def _said(one: Any, hue: str) -> str:
@@ -93,5 +106,5 @@ def _said(one: Any, hue: str) -> str:
     said = "none to fit"
     if np.isfinite(one.rate):
         found = 100 * np.array([one.rate, one.low, one.high])
-        said = "{:.2f} % ({:.2f} to {:.2f})".format(*found)
+        said = "{:.2f} [{:.2f}, {:.2f}]".format(*found)
     return f"{getattr(one, hue)}: {said}".replace("-", "\N{MINUS SIGN}")

@@ -32,7 +32,8 @@ def escape(
             ``tensor`` and ``part`` for a curve per weight.
         threshold: The share of squared norm above which the copies have left.
         between: Steps to fit in. None takes the snapshots in a row over which the amplitude grows
-            by the largest factor.
+            by the largest factor, and of them those up to the threshold, where they are three:
+            beyond it growth saturates.
         confidence: Of the interval of the rate; from the residuals, as if they were independent.
         metric: The ledger to take, for example ``update.ledger``.
 
@@ -91,6 +92,8 @@ def _escape(curve: pd.Series, threshold: float, between, confidence: float) -> d
     if not between and len(logs):
         runs = np.split(np.arange(len(logs)), np.flatnonzero(np.diff(logs) <= 0) + 1)
         best = max(runs, key=lambda run: logs[run[-1]] - logs[run[0]])
+        before = best[logs[best] <= np.log(threshold) / 2]
+        best = before if len(before) >= 3 else best
         steps, logs = steps[best], logs[best]
     if len(logs) < 3:
         return found

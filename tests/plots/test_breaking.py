@@ -172,7 +172,7 @@ def test_escape_draws_the_fit_its_interval_and_the_time_to_leave():
         slope = np.polyfit(fit.get_xdata(), np.log(fit.get_ydata()), 1)[0]
         assert slope == pytest.approx(one["rate"])
         assert line(ax, "_leaves").get_xdata()[0] == pytest.approx(one["leaves"])
-        assert f"dropout 0.1: {100 * one['rate']:.2f} %" in ax.get_xlabel()
+        assert f"dropout 0.1: {100 * one['rate']:.2f} [" in ax.get_xlabel()
         assert "symmetric: locked (exactly 0)" in ax.get_xlabel()
         assert len(ax.collections) == 2  # the intervals of dropout and of noise
     assert "left: over 0.3 % of squared norm" in legend_names(axes[0])

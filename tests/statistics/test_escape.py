@@ -28,7 +28,7 @@ def test_rate_and_time_of_exponential_growth():
     assert row["rate"] == pytest.approx(0.1)
     assert row["r2"] == pytest.approx(1)
     assert row["leaves"] == pytest.approx(np.log(1e5) / 0.2)  # 57.6, between two snapshots
-    assert (row["state"], row["first"], row["last"]) == ("left", 0, 64)
+    assert (row["state"], row["first"], row["last"]) == ("left", 0, 32)
     assert row["level"] == pytest.approx(1e-4 * np.exp(0.1 * row["pivot"]))
 
 
@@ -44,12 +44,21 @@ def test_interval_holds_the_rate_as_often_as_it_says():
 
 def test_only_the_steps_that_grow_are_fitted():
     logs = np.array([-5, -6, -7, -8, -7, -5, -1, -2.0])  # up from step 4 to 32
-    row = one(ledger(np.exp(2 * logs)))
+    row = one(ledger(np.exp(2 * logs)), threshold=0.5)
     assert (row["first"], row["last"]) == (4, 32)
     assert row["rate"] == pytest.approx(np.polyfit([4, 8, 16, 32], [-8, -7, -5, -1], 1)[0])
     assert one(ledger(np.exp(2 * logs)), between=(0, 4))["rate"] < 0
     slow_then_fast = np.array([-5, -4.9, -4.8, -4.7, -4.6, -8, -5, -1])
     assert one(ledger(np.exp(2 * slow_then_fast)))["first"] == 16  # by growth, not by length
+
+
+def test_growth_beyond_the_threshold_is_not_fitted():
+    shares = np.minimum(1e-8 * np.exp(2 * 0.5 * STEPS), 0.3 + 1e-3 * STEPS)
+    row = one(ledger(shares))
+    assert row["rate"] == pytest.approx(0.5)
+    assert (row["first"], row["last"]) == (0, 8)
+    outside = one(ledger(0.2 * np.exp(2e-3 * STEPS)))  # never under it: all there is
+    assert outside["rate"] == pytest.approx(1e-3)
 
 
 def test_exact_zeros_are_locked_and_the_first_bit_is_not():
