@@ -42,12 +42,11 @@ def jobs(out: Path) -> Iterator[Job]:
     yield from main_arms(out, FIRST)
     yield from families(out, FIRST)
     yield from main_arms(out, LATER)
-    for arm, lr in rates(out, WIDER):
-        for seed in SEEDS:
-            if arm != "random init":
-                yield from (Job(base, arm, lr, seed) for base in BASES)
-                yield Job(HALF, arm, lr, seed, factor=4)
-            yield Job(WHOLE, arm, lr, seed)
+    for noisy in rates(out, WIDER[:1]):
+        yield from (Job(base, *noisy, seed) for seed in SEEDS for base in BASES)
+    for seed in SEEDS:
+        yield from (Job(HALF, *noisy, seed, factor=4) for noisy in rates(out, WIDER[:1]))
+        yield from (Job(WHOLE, *arm, seed) for arm in rates(out, WIDER))
     yield from families(out, LATER)
 
 
