@@ -55,13 +55,13 @@ gallery: $(STAMP) ## render the notebooks into gallery/: pages that need no kern
 
 notebooks: $(STAMP) ## train the recorded runs of the notebooks again (a day or more; goes on after a stop)
 	$(BIN)/hcviz demo --record data/runs/demo --overwrite
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python data/runs/paper.py runs/long
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python data/runs/breakers.py runs/breakers
-	$(BIN)/python data/runs/paper.py runs/long --frames
-	$(BIN)/python data/runs/breakers.py runs/breakers --frames
-	mkdir -p data/runs/long data/runs/breakers
-	cp runs/long/frames/* data/runs/long
-	cp runs/breakers/frames/* data/runs/breakers
+	@set -e; export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1}; \
+	for name in long breakers growing; do \
+		$(BIN)/python data/runs/$$name.py runs/$$name; \
+		$(BIN)/python data/runs/$$name.py runs/$$name --frames; \
+		mkdir -p data/runs/$$name; \
+		cp runs/$$name/frames/* data/runs/$$name; \
+	done
 
 # One of the two files is newer than the stamp only after a change: then pip or uv looks again.
 $(STAMP): pyproject.toml constraints.txt

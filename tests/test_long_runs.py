@@ -1,4 +1,4 @@
-"""data/runs/paper.py: its order, its grid of learning rates, what it keeps, and that it goes on."""
+"""data/runs/long.py: its order, its grid of learning rates, what it keeps, and that it goes on."""
 
 import importlib.util
 import json
@@ -21,10 +21,10 @@ from hcviz.text.corpus import load_corpus
 from hcviz.views.arms import ARMS
 
 spec = importlib.util.spec_from_file_location(
-    "paper", Path(__file__).parents[1] / "data" / "runs" / "paper.py"
+    "long_runs", Path(__file__).parents[1] / "data" / "runs" / "long.py"
 )
-paper = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(paper)
+long_runs = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(long_runs)
 
 
 def pretend(out, loss):
@@ -35,7 +35,7 @@ def pretend(out, loss):
         recipe.note(out / job.folder, job, loss=loss(job))
         made.append(job)
 
-    recipe.work(out, paper.jobs, make)
+    recipe.work(out, long_runs.jobs, make)
     return made
 
 
@@ -47,14 +47,14 @@ def test_the_grid_goes_on_until_both_neighbours_are_worse(tmp_path):
         return None if job.arm == "source" and job.lr > 3e-3 else 3 + off / 10
 
     made = pretend(tmp_path, loss)
-    tried = {arm: sorted(paper.grid_of(tmp_path, arm)) for arm in paper.FIRST}
+    tried = {arm: sorted(long_runs.grid_of(tmp_path, arm)) for arm in long_runs.FIRST}
     assert tried["symmetric"] == [1e-3, 2e-3, 4e-3, 8e-3]  # the ladder ends at its best
     assert tried["random init"] == [2e-3, 4e-3, 8e-3]
     assert tried["noisy 10 dB"] == [4e-3, 8e-3, 1.6e-2, 3.2e-2]
     assert tried["source"] == [1e-3, 2e-3, 4e-3, 8e-3]  # the high ones diverged
-    later = [job for job in made if job.source != paper.HALF or job.seed]
+    later = [job for job in made if job.source != long_runs.HALF or job.seed]
     assert {job.lr for job in later if job.arm == "random init"} == {4e-3}
-    assert {job.lr for job in later if job.arm == paper.MATCHED} == {1e-3}
+    assert {job.lr for job in later if job.arm == long_runs.MATCHED} == {1e-3}
     assert pretend(tmp_path, loss) == []
 
 
@@ -64,15 +64,15 @@ def test_all_arms_have_three_seeds_in_three_families(tmp_path):
     seeds = pd.DataFrame(made).query("lr == 0.008").groupby(["source", "factor", "arm"])["seed"]
     assert (seeds.nunique() == 3).all()
     pairs = set(seeds.nunique().index)
-    for name in (paper.HALF, *paper.FAMILIES):
-        assert {(name, 2, arm) for arm in paper.FIRST + paper.LATER} <= pairs
-    widest = [(paper.WHOLE, 2), (paper.HALF, 4)]
-    assert {(*pair, "noisy 10 dB") for pair in [*widest, (paper.BASES[0], 2)]} <= pairs
-    assert made[0] == paper.Job(paper.HALF, "noisy 10 dB", 8e-3)
+    for name in (long_runs.HALF, *long_runs.FAMILIES):
+        assert {(name, 2, arm) for arm in long_runs.FIRST + long_runs.LATER} <= pairs
+    widest = [(long_runs.WHOLE, 2), (long_runs.HALF, 4)]
+    assert {(*pair, "noisy 10 dB") for pair in [*widest, (long_runs.BASES[0], 2)]} <= pairs
+    assert made[0] == long_runs.Job(long_runs.HALF, "noisy 10 dB", 8e-3)
 
 
 def test_a_run_that_another_process_makes_is_passed_over(tmp_path):
-    first, second = (paper.Job(paper.HALF, arm, 2e-3) for arm in paper.FIRST[:2])
+    first, second = (long_runs.Job(long_runs.HALF, arm, 2e-3) for arm in long_runs.FIRST[:2])
     made = []
 
     def make(job):
@@ -87,7 +87,7 @@ def test_a_run_that_another_process_makes_is_passed_over(tmp_path):
 
 
 def test_a_run_that_another_process_has_just_ended_is_not_made_again(tmp_path, monkeypatch):
-    job, made = paper.Job(paper.HALF, paper.FIRST[0], 2e-3), []
+    job, made = long_runs.Job(long_runs.HALF, long_runs.FIRST[0], 2e-3), []
 
     def ended(path):
         recipe.note(tmp_path / job.folder, job, loss=3.0)
@@ -108,8 +108,8 @@ def made(tmp_path_factory):
     tiny.tokenizer().save_pretrained(out / "small")
     corpus = load_corpus(tiny.write_text(out), tokenizer=tiny.tokenizer(), context=64)
     for arm in ("noisy 10 dB", "matched source"):
-        recipe.make(paper.Job("small", arm, 1e-3, steps=3), out, corpus, items=4)
-    diverges = paper.Job("small", "random init", 1e30, steps=3)
+        recipe.make(long_runs.Job("small", arm, 1e-3, steps=3), out, corpus, items=4)
+    diverges = long_runs.Job("small", "random init", 1e30, steps=3)
     recipe.make(diverges, out, corpus, items=4)
     os.chdir(before)
     return out, diverges

@@ -3,7 +3,7 @@
 A GPT-NeoX 32 wide is widened to 64 and trained for 1,200 steps of 1,024 tokens, three seeds. Data
 order and rate are the same in all arms, gradients are not clipped, so that the matched source takes
 exactly the steps of the noiseless clone. Folders, measures and sharing the work are those of
-paper.py beside this file: the same command goes on after a stop, and ``python
+long.py beside this file: the same command goes on after a stop, and ``python
 data/runs/breakers.py OUT --frames`` gathers what is done.
 """
 

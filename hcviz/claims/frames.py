@@ -104,7 +104,7 @@ def open_frames(name: str | Path) -> Frames:
     if path is None or not (path / "runs.parquet").is_file():
         raise HcvizError(
             f"No frames are recorded as {str(name)!r}. Those that ship lie in "
-            f"{data_folder() / 'runs'}; of your own runs: python data/runs/paper.py OUT --frames"
+            f"{data_folder() / 'runs'}; of your own runs: python data/runs/long.py OUT --frames"
         )
     return _opened(path.resolve(), (path / "recorded.json").stat().st_mtime_ns)
 

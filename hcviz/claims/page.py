@@ -61,7 +61,7 @@ def write_page(out: Path) -> list[Path]:
     """
     recorded = recordings()
     if not recorded:
-        raise HcvizError("No recorded runs ship here; make them: python data/runs/paper.py OUT")
+        raise HcvizError("No recorded runs ship here; make them: python data/runs/long.py OUT")
     drawn, table = draw_all(out, recorded), verdicts()
     text = [tables(recorded, table)]
     text += [section(name, stems, table) for name, stems in drawn.items()]

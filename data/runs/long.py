@@ -1,4 +1,4 @@
-"""Make the long comparison: python data/runs/paper.py OUT; the same command goes on after a stop.
+"""Make the long comparison: python data/runs/long.py OUT; the same command goes on after a stop.
 
 A second process with the same command shares the work.
 
@@ -12,7 +12,7 @@ are worse. The matched source has the rate of the symmetric clone, to which it i
 
 Every run lies in OUT/SOURCE-xFACTOR/lr-RATE/seed-N/ARM. Once it is measured, losses.parquet,
 metrics.parquet and done.json lie beside its run.json, and of its weights the last step, whole, and
-a few earlier ones in float16. ``python data/runs/paper.py OUT --frames`` gathers what is done.
+a few earlier ones in float16. ``python data/runs/long.py OUT --frames`` gathers what is done.
 """
 
 from collections.abc import Iterator
