@@ -132,7 +132,7 @@ def test_a_run_is_measured_and_its_weights_are_thinned(made):
 
 def test_what_is_done_is_gathered_with_its_story(made):
     out, diverges = made
-    recipe.gather(out, command="paper.py")
+    recipe.gather(out, command="long.py")
     runs, losses, metrics = (
         pd.read_parquet(out / "frames" / f"{name}.parquet")
         for name in ("runs", "losses", "metrics")

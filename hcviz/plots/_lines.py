@@ -44,7 +44,7 @@ def draw(
     most: float = np.inf,
     turns: int = 0,
 ) -> None:
-    """Draw every arm: over steps a thin line for each of its weights, and their mean.
+    """Draw every arm: over steps a thin line for each weight, mean over seeds, and all their mean.
 
     Args:
         ax: The axes.
@@ -68,11 +68,10 @@ def draw(
             low, high = steps.quantile(0.05), steps.quantile(0.95)
             ax.fill_between(low.index, low, high, color=look.color, alpha=0.2, linewidth=0)
         for _, line in lines if 1 < len(lines) <= most else ():
-            shown = line[line["value"] > strip.floor] if strip else line
+            shown = _mean(line, "step")
+            shown = shown[shown > strip.floor] if strip else shown
             if len(shown):
-                shown = shown.sort_values("step")
-                ax.plot(shown["step"], shown["value"], color=look.color, linewidth=0.5, alpha=0.45,
-                        label="_thin")  # fmt: skip
+                ax.plot(shown, color=look.color, linewidth=0.5, alpha=0.45, label="_thin")
         y = strip.place(mean, name) if strip else mean.to_numpy(float)
         marks = (number % turns, turns) if 0 < turns < len(mean) else 1
         marked = {"markevery": marks} if turns else {}

@@ -86,6 +86,17 @@ def test_angle_and_heads_are_drawn_with_a_thin_line_per_block_or_head():
         plots.cosine(frame, metric="angle", log=True)
 
 
+def test_seeds_of_a_weight_are_one_thin_line_their_mean():
+    one = frames.cosine().query("run == 'dropout 0.1' and layer < 2")
+    frame = pd.concat([one.assign(seed=k, value=one["value"] - 0.1 * k) for k in range(3)])
+    (up, *_) = plots.cosine(frame)
+    thin = [line for line in up.lines if line.get_label() == "_thin"]
+    assert len(thin) == 2
+    for line in thin:
+        assert (np.diff(line.get_xdata()) > 0).all()
+        assert line.get_ydata()[0] == pytest.approx(1 - 0.1)
+
+
 def test_many_rows_are_a_shade_of_nine_in_ten():
     one = frames.cosine().query("run == 'dropout 0.1' and step == 120 and layer == 0")
     frame = pd.concat([one.assign(metric="cosine.rows", row=k, value=k / 100) for k in range(101)])
