@@ -11,9 +11,11 @@ import pandas as pd
 from hcviz.claims.budget import assumed, estimate, planned, read_pair
 from hcviz.claims.claim import claims
 from hcviz.claims.frames import Frames, Who, open_frames
+from hcviz.claims.quantities import QUANTITIES
 from hcviz.claims.reproduce import measured, number, verdicts
 from hcviz.io.files import write_text
 from hcviz.statistics.escape import escape
+from hcviz.statistics.verdict import REPRODUCED, Verdict, judge
 
 PAGE = Path(__file__).with_suffix(".md")
 HALF = "nano:gpt-neox-half"
@@ -33,17 +35,29 @@ def said(name: str, table: pd.DataFrame) -> str:
     return f"**{one['verdict']}**{told} ([{name}](../figures/README.md#{name}))."
 
 
-def breakers_table(table: pd.DataFrame) -> str:
-    """Return the claims that compare an arm with the locked clone in the recorded breakers."""
-    rows = ["| arm | minus the locked clone, nats per token | verdict |", "|---|---|---|"]
-    for claim in claims().values():
-        asked = claim.measure.arguments
-        ends = claim.recording == "breakers" and claim.measure.what == "loss"
-        if ends and asked["against"] == "symmetric":
-            one = table.loc[claim.name]
-            row = f"[{asked['arm']}](../figures/README.md#{claim.name})"
-            rows.append(f"| {row} | {number(one['effect'])}{interval(one)} | {one['verdict']} |")
+def breakers_table() -> str:
+    """Return by how much each arm ends under the locked clone, in the short and the long runs."""
+    found, heads = {}, []
+    for name, source in (("breakers", "nano:gpt-neox-quarter"), ("long", HALF)):
+        frames = open_frames(name)
+        runs = frames.runs.query(f"source == '{source}' and factor == 2")
+        heads.append(f"{source} x2, {runs['steps'].max():,} steps")
+        for arm in runs["arm"].unique():
+            gaps = QUANTITIES["loss"](frames, [source], 2, arm=arm, against="symmetric")
+            found.setdefault(arm, {})[name] = judge(gaps, expect="below")
+    found.pop("symmetric")
+    rows = [f"| arm | {' | '.join(heads)} |", "|---|---|---|"]
+    for arm, one in sorted(found.items(), key=lambda item: next(iter(item[1].values())).effect):
+        rows.append(f"| {arm} | {ends(one.get('breakers'))} | {ends(one.get('long'))} |")
     return "\n".join(rows)
+
+
+def ends(one: Verdict | None) -> str:
+    """Return a difference and its interval, in bold where all of it is below zero."""
+    if one is None or not one.seeds:
+        return ""
+    effect = f"**{number(one.effect)}**" if one.name == REPRODUCED else number(one.effect)
+    return f"{effect} [{number(one.low)}, {number(one.high)}]"
 
 
 def rates_table(frames: Frames) -> str:
@@ -102,10 +116,8 @@ def savings() -> str:
 def page() -> str:
     """Return the guide."""
     table, frames = verdicts().set_index("claim"), open_frames("long")
-    runs = open_frames("breakers").runs.iloc[0]
     told = {
-        "breakers-runs": f"{runs['source']} x{runs['factor']}, {runs['steps']:,} steps",
-        "breakers-table": breakers_table(table),
+        "breakers-table": breakers_table(),
         "rates-table": rates_table(frames),
         "watch-table": watch_table(frames),
         "savings": savings(),

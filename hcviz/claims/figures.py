@@ -102,7 +102,7 @@ def parting(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     the line at 1.
     """
     frames = recorded["long"]
-    rows = _losses(frames, everyone(MAIN, [HALF]))
+    rows = _losses(frames, everyone([*MAIN, "dropout 0.1"], [HALF]))
     copies = _arms(frames.chosen("metrics", everyone(COPIES, [HALF])), COPIES)
     if rows.empty or copies.empty:
         return
