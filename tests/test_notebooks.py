@@ -66,6 +66,8 @@ def test_notebook_teaches(path):
     notebook = nbformat.read(path, as_version=4)
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     assert prose.count("**Predict first**") > 1
+    kinds = [cell.cell_type for cell in notebook.cells]
+    assert ("markdown", "markdown") not in zip(kinds, kinds[1:], strict=False), "a question apart"
     assert prose.count("<details>") == prose.count("</details>") > 1
     assert any("if LIVE:" in source for source in sources(notebook))
     assert any("hcviz.recorded(" in source for source in sources(notebook))
