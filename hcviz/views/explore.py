@@ -31,7 +31,7 @@ from hcviz.views.controls import (
     parsed,
     template,
 )
-from hcviz.views.readings import label_of, look_again, names_of, steps_of, tail
+from hcviz.views.readings import clones, label_of, look_again, names_of, steps_of, tail
 
 MOST_ARMS = 4
 CHOICE = (
@@ -53,12 +53,7 @@ class View(widgets.VBox):
 
     def __init__(self, runs: Sequence[Run], state: str | None = None):
         """Build the controls for runs that started from clones."""
-        self.given, self.runs = list(runs), {run.name: run for run in runs if run.is_clone}
-        if not self.runs:
-            names = ", ".join(run.name for run in runs)
-            raise HcvizError(
-                f"None of these runs ({names}) started from a clone: nothing to compare."
-            )
+        self.given, self.runs = list(runs), clones(runs)
         self._quiet, self._kind, self._good = False, "", {}
         self.arms = {
             name: box(name, number < MOST_ARMS - 1) for number, name in enumerate(self.runs)
@@ -315,7 +310,8 @@ def explore(
         A widget; the last expression of a notebook cell shows it.
 
     Raises:
-        HcvizError: If no run started from a clone, or the bookmark names what is not there.
+        HcvizError: If no run started from a clone, two clones have one name, or the bookmark names
+            what is not there.
 
     Example:
         >>> view = explore(["runs/demo/symmetric", "runs/demo/dropout-0.1"])  # doctest: +SKIP

@@ -24,6 +24,27 @@ FLOOR = 1e-7
 """Singular values under this share of the largest are drawn as zero; they are good to 1e-8."""
 
 
+def clones(runs: Sequence[Run]) -> dict[str, Run]:
+    """Return the runs that started from clones, by name.
+
+    Raises:
+        HcvizError: If there are none, or two have one name: one would hide the other.
+    """
+    found: dict[str, Run] = {}
+    for run in runs:
+        if run.name in found:
+            raise HcvizError(
+                f"{found[run.name]} and {run} have one name. Give one another: "
+                f"hcviz.Run.of({str(run.path)!r}, label='another name')."
+            )
+        if run.is_clone:
+            found[run.name] = run
+    if not found:
+        names = ", ".join(run.name for run in runs)
+        raise HcvizError(f"None of these runs ({names}) started from a clone: nothing to compare.")
+    return found
+
+
 def nearest(steps: Mapping[int, Any] | Sequence[int], step: int) -> int:
     """Return the last of the steps that is not after a step, or the first."""
     return max((one for one in steps if one <= step), default=min(steps))

@@ -277,3 +277,5 @@ def test_patterns_of_a_chosen_head_and_of_none():
         plots.patterns(seen(0.25), heads=[7])
     with pytest.raises(HcvizError, match="no copies"):
         plots.patterns(seen(0.25).query("copy == 0"))
+    with pytest.raises(HcvizError, match=r"of 'a' are there twice.*assign\(run=\.\.\.\)"):
+        plots.patterns(pd.concat([seen(0.25), seen(0.5)]))

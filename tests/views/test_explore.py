@@ -262,6 +262,14 @@ def test_without_a_clone_there_is_nothing_to_explore(runs):
         hcviz.explore(runs[0])
 
 
+def test_two_runs_of_one_name_do_not_hide_each_other(runs, tmp_path):
+    again = shutil.copytree(runs[1].path, tmp_path / "again" / runs[1].path.name)
+    with pytest.raises(HcvizError, match=r"have one name.*Run\.of\(.*again"):
+        hcviz.explore([*runs, again])
+    named = hcviz.Run.of(again, label="plain, again")
+    assert list(hcviz.explore([*runs, named]).runs) == ["plain", "noisy", "plain, again"]
+
+
 def test_a_run_that_goes_on_is_looked_at_again(runs, tmp_path):
     """The same run, shown before and after: its new snapshots, and what lies in the old places."""
     run = hcviz.Run(shutil.copytree(runs[2].path, tmp_path / "noisy"))
