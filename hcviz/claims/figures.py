@@ -182,7 +182,7 @@ def figure_8(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     names = ["base at step 188", "base at step 375", "base at step 750", "whole base"]
     rows = _losses(recorded["long"], whos, [*names, "random init"])
     if len(rows["run"].unique()) > 2:
-        yield "", (plots.loss(rows, reference=None), rows)
+        yield "", (plots.loss(rows, reference=None, against="whole base"), rows)
 
 
 @figure
@@ -196,7 +196,7 @@ def figure_9(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     names = ["random init", "2-fold from 128", "4-fold from 64"]
     rows = _late(_losses(recorded["long"], whos, names))
     if len(rows["run"].unique()) > 1:
-        yield "", (plots.loss(rows, reference=None), rows)
+        yield "", (plots.loss(rows, reference=None, against="random init"), rows)
 
 
 @figure

@@ -186,11 +186,12 @@ def end_labels(ax: Axes, ends: dict[str, tuple[float, float, str]], looks: dict[
     inches = ax.get_window_extent().height / ax.figure.dpi
     heights = _apart(np.clip(at[:, 1], 0.0, 1.0), 1.22 * size / 72 / max(inches, 0.5))
     for name, (x, y), height in zip(names, at, heights, strict=True):
-        line = {"arrowstyle": "-", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3}
+        line = {"arrowstyle": "-", "linewidth": 0.7, "shrinkA": 1, "shrinkB": 3}
+        line |= {"color": looks[name].color, "relpos": (0.0, 0.5)}
         ax.annotate(
             ends[name][2], xy=(x, y), xycoords="axes fraction", xytext=(1.0, height),
             textcoords=beside, va="center", color=readable(looks[name].color), fontsize=size,
-            annotation_clip=False, arrowprops=line | {"color": looks[name].color},
+            annotation_clip=False, arrowprops=line,
         )  # fmt: skip
 
 

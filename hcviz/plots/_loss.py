@@ -158,7 +158,7 @@ def _gap_panel(ax: Axes, curves: dict[str, pd.DataFrame], looks: dict, against: 
     gaps = {name: gap for name, gap in gaps.items() if len(gap)}
     reach = {name: gap.abs().max() for name, gap in gaps.items()}
     usual = sorted(reach.values())[(len(reach) - 1) // 2] if reach else 0.0
-    far = [name for name, size in reach.items() if size > 8 * max(usual, 0.02)]
+    far = [name for name, size in reach.items() if size > 5 * max(usual, 0.02)]
     ax.axhline(0.0, color=looks[against].color, linewidth=1.0, zorder=1.5, label="_zero")
     near = [name for name in gaps if name not in far]
     last = {name: gap.iloc[-1] for name, gap in gaps.items()}
