@@ -4,7 +4,9 @@ The advice is text; every number and verdict in it is computed when the page is 
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -22,7 +24,7 @@ HALF = "nano:gpt-neox-half"
 TEXT = PAGE.with_suffix(".in")
 
 
-def interval(one: pd.Series) -> str:
+def interval(one: Mapping[str, Any]) -> str:
     """Return a claim's interval in brackets; nothing where there is none."""
     return f" [{number(one['low'])}, {number(one['high'])}]" if number(one["low"]) else ""
 
@@ -57,7 +59,7 @@ def ends(one: Verdict | None) -> str:
     if one is None or not one.seeds:
         return ""
     effect = f"**{number(one.effect)}**" if one.name == REPRODUCED else number(one.effect)
-    return f"{effect} [{number(one.low)}, {number(one.high)}]"
+    return effect + interval(vars(one))
 
 
 def rates_table(frames: Frames) -> str:

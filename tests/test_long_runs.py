@@ -1,6 +1,5 @@
 """data/runs/long.py: its order, its grid of learning rates, what it keeps, and that it goes on."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -20,11 +19,7 @@ from hcviz.runs.run import Run
 from hcviz.text.corpus import load_corpus
 from hcviz.views.arms import ARMS
 
-spec = importlib.util.spec_from_file_location(
-    "long_runs", Path(__file__).parents[1] / "data" / "runs" / "long.py"
-)
-long_runs = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(long_runs)
+long_runs = scripts.load("data/runs/long.py")
 
 
 def pretend(out, loss):

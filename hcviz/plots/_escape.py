@@ -86,10 +86,10 @@ def escape(
 
 def _departures(panel: Axes, found: pd.DataFrame, hue: str, looks: dict[str, theme.Arm]) -> None:
     """Mark where each arm leaves, the names of the steps in stairs at the bottom."""
-    left, line = found.sort_values("leaves", ascending=False), {"linewidth": 0.8}
+    left, dots = found.sort_values("leaves", ascending=False), (0, (2, 2))
     for row, (name, step) in enumerate(zip(left[hue], left["leaves"], strict=True)):
         color = looks[str(name)].color
-        panel.axvline(step, color=color, linestyle=(0, (2, 2)), label="_leaves", **line)
+        panel.axvline(step, color=color, linewidth=0.8, linestyle=dots, label="_leaves")
         late = step > np.mean(panel.get_xlim())
         panel.annotate(
             f"left at {step:,.0f}", xy=(step, 0.02), xycoords=("data", "axes fraction"),

@@ -88,7 +88,7 @@ def pattern_panels(
     tables, apart = {}, {}
     for run, rows in frame.groupby("run", sort=False):
         place = [rows[name] for name in ("copy", "head", "query", "key")]
-        if pd.concat(place, axis=1).duplicated().any():
+        if rows.duplicated(["copy", "head", "query", "key"]).any():
             raise HcvizError(
                 f"The patterns of {run!r} are there twice: of two runs of one name, or two steps "
                 "or layers. Keep one, or rename the run's rows: frame.assign(run=...)."

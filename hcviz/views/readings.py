@@ -32,13 +32,15 @@ def clones(runs: Sequence[Run]) -> dict[str, Run]:
     """
     found: dict[str, Run] = {}
     for run in runs:
+        if not run.is_clone:
+            continue
         if run.name in found:
+            where = "..." if run.path is None else repr(str(run.path))
             raise HcvizError(
                 f"{found[run.name]} and {run} have one name. Give one another: "
-                f"hcviz.Run.of({str(run.path)!r}, label='another name')."
+                f"hcviz.Run.of({where}, label='another name')."
             )
-        if run.is_clone:
-            found[run.name] = run
+        found[run.name] = run
     if not found:
         names = ", ".join(run.name for run in runs)
         raise HcvizError(f"None of these runs ({names}) started from a clone: nothing to compare.")

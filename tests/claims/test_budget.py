@@ -2,11 +2,11 @@
 
 import dataclasses
 import gzip
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
+import scripts
 import tiny
 import torch
 
@@ -53,14 +53,6 @@ iterations = 200
 warmup_iterations = 20
 dtype = "float32"
 """
-
-
-def script(name):
-    """Import a file of configs/."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -154,7 +146,7 @@ def test_the_launch_trains_as_the_file_says(path, tmp_path, monkeypatch):
     tiny.tokenizer().save_pretrained(tmp_path / "wide")
     text = str(tiny.write_text(tmp_path))
     out = tmp_path / "run"
-    script("launch").launch(
+    scripts.load("configs/launch.py").launch(
         str(path), str(tmp_path / "wide"), out, corpus=text, steps=2, device="cpu"
     )
     run, pair = Run(out), read_pair(path)
@@ -173,7 +165,7 @@ def test_as_much_is_written_of_every_shard_of_dolma(tmp_path, capsys):
         with gzip.open(tmp_path / f"{name}.json.gz", "wt", encoding="utf-8") as file:
             file.writelines(json.dumps({"id": n, "text": name * 10}) + "\n" for n in range(9))
     urls = [(tmp_path / f"{name}.json.gz").as_uri() for name in ("a", "b")]
-    texts = script("dolma").texts
+    texts = scripts.load("configs/dolma.py").texts
     assert list(texts(urls, 50)) == 3 * ["a" * 10] + 3 * ["b" * 10]  # 25 bytes each, whole ones
     (tmp_path / "a.json.gz").write_bytes((tmp_path / "a.json.gz").read_bytes()[:-12])
     assert set(texts([*urls, "file:///gone"], 1e9)) == {"a" * 10, "b" * 10}
@@ -187,7 +179,7 @@ def test_a_list_of_shards_becomes_a_corpus(tmp_path):
         file.writelines(json.dumps({"text": f"It rained on day {n}."}) + "\n" for n in range(900))
     (tmp_path / "list.txt").write_text((tmp_path / "a.json.gz").as_uri() + "\n")
     tiny.tokenizer().save_pretrained(tmp_path / "tokenizer")
-    script("dolma").main(
+    scripts.load("configs/dolma.py").main(
         tmp_path / "out", tokenizer=str(tmp_path / "tokenizer"), version=str(tmp_path / "list.txt")
     )
     corpus = load_corpus(tmp_path / "out", tokenizer=tiny.tokenizer(), context=16)
