@@ -13,6 +13,7 @@ import torch
 
 from hcviz.claims import recipe
 from hcviz.claims.frames import Who, open_frames
+from hcviz.errors import HcvizError
 from hcviz.io.files import locked
 from hcviz.runs.moments import divisors
 from hcviz.runs.run import Run
@@ -141,6 +142,50 @@ def test_what_is_done_is_gathered_with_its_story(made):
     told = json.loads((out / "frames" / "recorded.json").read_text())
     assert told["runs"] == 3
     assert set(told["sha256"]) == {"runs", "losses", "metrics", "accuracy"}
+
+
+def test_recorded_runs_are_gone_on_from_elsewhere(made, tmp_path, monkeypatch):
+    """None is made again, the diverged one neither, and the new one stands among them."""
+    recorded = recipe.gather(made[0], command="long.py")
+    monkeypatch.chdir(made[0])
+    corpus = load_corpus(made[0] / "text.jsonl", tokenizer=tiny.tokenizer(), context=64)
+    recipe.extend(tmp_path, recorded)
+    more = long_runs.Job("small", "matched source", 1e-3, seed=1, steps=3)
+    arms = [("noisy 10 dB", 1e-3), ("matched source", 1e-3), ("random init", 1e30)]
+    jobs = [*(long_runs.Job("small", *arm, steps=3) for arm in arms), more]
+    trained = []
+
+    def make(job):
+        trained.append(job)
+        recipe.make(job, tmp_path, corpus, items=4)
+
+    recipe.work(tmp_path, lambda out: iter(jobs), make)
+    assert trained == [more]
+    frames = open_frames(recipe.gather(tmp_path, command="long.py"))
+    assert len(frames.runs) == 4
+    assert frames.runs[["weights", "corpus", "command", "versions"]].notna().all(axis=None)
+    assert set(frames.metrics["arm"]) == {"noisy 10 dB", "matched source"}
+    before = pd.read_parquet(recorded / "losses.parquet")
+    after = frames.losses[frames.losses["seed"] == 0].reset_index(drop=True)
+    pd.testing.assert_frame_equal(after, before)
+
+
+def test_no_grid_of_the_shipped_recording_is_tried_again(tmp_path):
+    recipe.extend(tmp_path, scripts.ROOT / "data" / "runs" / "long")
+    arms = long_runs.FIRST + long_runs.LATER
+    assert not [lr for arm in arms for lr in long_runs.untried(tmp_path, arm)]
+    chosen = {arm: open_frames("long").rate(Who(arm, long_runs.HALF)) for arm in arms}
+    assert dict(long_runs.rates(tmp_path, arms)) == chosen
+
+
+def test_runs_of_several_texts_are_not_gathered(made, tmp_path):
+    out = shutil.copytree(made[0], tmp_path / "out")
+    told = next(out.glob("*/*/seed-0/matched-source/run.json"))
+    info = json.loads(told.read_text(encoding="utf-8"))
+    info["corpus"]["fingerprint"] = "another"
+    told.write_text(json.dumps(info), encoding="utf-8")
+    with pytest.raises(HcvizError, match="did not all read the same text"):
+        recipe.gather(out, command="long.py")
 
 
 def test_the_curvature_of_locked_clones_is_gathered_where_it_is_asked_for(

@@ -13,6 +13,8 @@ are worse. The matched source has the rate of the symmetric clone, to which it i
 Every run lies in OUT/SOURCE-xFACTOR/lr-RATE/seed-N/ARM. Once it is measured, losses.parquet,
 metrics.parquet and done.json lie beside its run.json, and of its weights the last step, whole, and
 a few earlier ones in float16. ``python data/runs/long.py OUT --frames`` gathers what is done.
+With ``--extend`` what the folder long beside this file has recorded counts as done, so that a run
+more costs its own minutes alone; its frames are gathered together with theirs.
 """
 
 from collections.abc import Iterator

@@ -27,6 +27,8 @@ from hcviz.views.arms import run_arms
 DONE = "done.json"
 LAST = "losses.parquet"
 """What is written last before weights go; where it is, a run is not measured again."""
+RECORDED = "recorded"
+"""The folder, among the runs, of frames that are gone on from."""
 SNAPSHOTS = (1, 2, 5, 10, 20, 40, 75, 110, 160, 230, 340, 500, 730, 1100, 1600, 2000)
 MODELS = (0, 230, 500, 1100, 1600)
 """Of these steps models stay, for what is asked of a model later; the last one's stays whole."""
@@ -65,6 +67,9 @@ class Job:
     def folder(self) -> Path:
         """Where the run lies."""
         return self.place / self.arm.replace(" ", "-")
+
+
+NAMES = [field.name for field in dataclasses.fields(Job)]
 
 
 def done(job: Job, out: Path) -> dict[str, Any] | None:
@@ -176,6 +181,22 @@ def work(out: Path, jobs: Callable[[Path], Iterator[Job]], make: Callable[[Job],
             print((out / job.folder / DONE).read_text(encoding="utf-8"), flush=True)
 
 
+def extend(out: Path, recorded: Path) -> None:
+    """Let the runs of recorded frames count as done in a folder; :func:`gather` takes them along.
+
+    Args:
+        out: The folder of the runs.
+        recorded: A folder of frames, as :func:`gather` writes them.
+    """
+    if not (out / RECORDED).is_dir():
+        shutil.copytree(recorded, out / RECORDED)
+    for row in pd.read_parquet(out / RECORDED / "runs.parquet").to_dict("records"):
+        job, loss = Job(**{name: row[name] for name in NAMES}), row["loss"]
+        if not done(job, out):
+            (out / job.folder).mkdir(parents=True, exist_ok=True)
+            note(out / job.folder, job, loss=None if pd.isna(loss) else loss)
+
+
 def gather(out: Path, *, command: str, curvature: Corpus | None = None) -> Path:
     """Write frames/: the losses and metrics of all runs that are done, and a row for each run.
 
@@ -187,17 +208,20 @@ def gather(out: Path, *, command: str, curvature: Corpus | None = None) -> Path:
     Returns:
         The folder of the frames: losses, metrics, accuracy, runs, and curvature if it was asked
         for, as parquet, and recorded.json with the command and the hashes of them.
+
+    Raises:
+        HcvizError: If the runs did not all read the same text, so that no losses compare.
     """
-    rows, tables = [], {name: [] for name in FRAMES}
+    rows, tables = [], {name: [] for name in ("runs", *FRAMES)}
+    for name, parts in tables.items():
+        if (path := out / RECORDED / f"{name}.parquet").is_file():
+            parts.append(pd.read_parquet(path))
     for path in sorted(out.glob(f"*/lr-*/seed-*/*/{DONE}")):
+        if not (path.parent / "run.json").is_file():  # of a run that was recorded elsewhere
+            continue
         found = json.loads(path.read_text(encoding="utf-8"))
-        job = Job(**{f.name: found.get(f.name, f.default) for f in dataclasses.fields(Job)})
-        info = json.loads((path.parent / "run.json").read_text(encoding="utf-8"))
-        kept = {"command", "started", "tokens", "epochs", "parameters", "versions", "clone"}
-        facts = {key: info[key] for key in sorted(kept)}
-        facts |= {"corpus": info["corpus"]["fingerprint"], "weights": info["request"]["model"]}
-        facts = {k: json.dumps(v) if isinstance(v, dict) else v for k, v in facts.items()}
-        rows.append(found | dataclasses.asdict(job) | facts)
+        job = Job(**{name: found[name] for name in NAMES if name in found})
+        rows.append(row_of(path.parent, found | dataclasses.asdict(job)))
         if found["loss"] is None:
             continue
         measure_accuracy(path.parent)
@@ -210,17 +234,31 @@ def gather(out: Path, *, command: str, curvature: Corpus | None = None) -> Path:
                 ends = frame["step"].isin([0, frame["step"].max()])
                 frame = frame[ends | (frame["metric"] != "spectrum")]
             tables[name].append(frame.assign(**dataclasses.asdict(job)))
-    frames = {"runs": pd.DataFrame(rows)}
-    frames |= {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items() if parts}
+    tables["runs"] += [pd.DataFrame(rows)] * bool(rows)
+    frames = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items() if parts}
+    if len(texts := frames["runs"]["corpus"].unique()) > 1:
+        raise HcvizError(
+            f"The runs in {out} did not all read the same text (fingerprints {', '.join(texts)}), "
+            "so their losses do not compare. Make all of them again, in a new folder."
+        )
     (out / "frames").mkdir(exist_ok=True)
     hashes = {}
     for name, frame in frames.items():
         path = out / "frames" / f"{name}.parquet"
         frame.to_parquet(path, index=False, compression="zstd")
         hashes[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    facts = {"command": command, "runs": len(rows), "sha256": hashes}
+    facts = {"command": command, "runs": len(frames["runs"]), "sha256": hashes}
     write_text(out / "frames" / "recorded.json", json.dumps(facts, indent=2) + "\n")
     return out / "frames"
+
+
+def row_of(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Return what is known of a run that is done: its note, and the story in its run.json."""
+    info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    kept = {"command", "started", "tokens", "epochs", "parameters", "versions", "clone"}
+    facts = {key: info[key] for key in sorted(kept)}
+    facts |= {"corpus": info["corpus"]["fingerprint"], "weights": info["request"]["model"]}
+    return found | {k: json.dumps(v) if isinstance(v, dict) else v for k, v in facts.items()}
 
 
 def script(
@@ -228,16 +266,20 @@ def script(
 ) -> None:
     """Run a script of ``data/runs``: work its list off in a folder, or gather what is done there.
 
+    With ``--extend`` what the script's own folder of ``data/runs`` has recorded is not made again.
+
     Args:
         jobs: As for :func:`work`.
         source: The model whose tokenizer reads the text.
         context: Tokens in a block.
         curvature: Whether to measure the curvature of locked clones, too.
     """
-    name, out = Path(sys.argv[0]).name, Path(sys.argv[1])
+    name, out = Path(sys.argv[0]), Path(sys.argv[1])
+    if "--extend" in sys.argv:
+        extend(out, name.with_suffix(""))
     corpus = load_corpus("asv+kjv", tokenizer=load(source)[1], context=context)
     if "--frames" in sys.argv:
-        command = f"python data/runs/{name} OUT"
+        command = f"python data/runs/{name.name} OUT"
         gather(out, command=command, curvature=corpus if curvature else None)
         return
     work(out, jobs, lambda job: make(job, out, corpus))
