@@ -12,6 +12,7 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Normalize, to_hex, to_rgb
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 from scipy.optimize import isotonic_regression
@@ -24,6 +25,8 @@ Given = Axes | Sequence[Axes] | None
 """The caller's axes of a figure with panels; None makes one."""
 LEVEL = {"color": theme.MUTED, "linewidth": 1.0, "linestyle": (0, (6, 3)), "zorder": 1}
 """How a level that curves are compared with is drawn."""
+EARLY = 0.2
+"""Of the axes' width: a line that ends so far before the longest has its text at its own end."""
 
 
 def panels(
@@ -173,25 +176,35 @@ def finish(
 def end_labels(ax: Axes, ends: dict[str, tuple[float, float, str]], looks: dict[str, Arm]) -> None:
     """Write a text at each line's right end, pushed apart so that none covers another.
 
+    A line that ends long before the others has its text beside its last point.
+
     Args:
         ax: Axes with everything else drawn; their figure is laid out (``draw_without_rendering``).
         ends: Name -> (x, y, text) of the last point.
         looks: Name -> look.
     """
     size = 0.95 * plt.rcParams["font.size"]
+    points = {name: ax.transData.transform(end[:2]) for name, end in ends.items()}
+    at = {name: ax.transAxes.inverted().transform(point) for name, point in points.items()}
+    text = {"fontsize": size, "va": "center", "xycoords": "axes fraction"}
+    early = [name for name in ends if at[name][0] < max(x for x, _ in at.values()) - EARLY]
+    for name in early:
+        ax.annotate(
+            ends[name][2], xy=at[name], xytext=(6, 0), textcoords="offset points", **text,
+            color=readable(looks[name].color),
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+        )  # fmt: skip
     beside = ax.transAxes + ScaledTranslation(9 / 72, 0, ax.figure.dpi_scale_trans)
-    names = sorted(ends, key=lambda name: ends[name][1])
-    points = [ax.transData.transform(ends[name][:2]) for name in names]
-    at = ax.transAxes.inverted().transform(points)
+    names = sorted((n for n in ends if n not in early), key=lambda name: ends[name][1])
     inches = ax.get_window_extent().height / ax.figure.dpi
-    heights = _apart(np.clip(at[:, 1], 0.0, 1.0), 1.22 * size / 72 / max(inches, 0.5))
-    for name, (x, y), height in zip(names, at, heights, strict=True):
+    wanted = np.clip([at[name][1] for name in names], 0.0, 1.0)
+    heights = _apart(wanted, 1.22 * size / 72 / max(inches, 0.5))
+    for name, height in zip(names, heights, strict=True):
         line = {"arrowstyle": "-", "linewidth": 0.7, "shrinkA": 1, "shrinkB": 3}
         line |= {"color": looks[name].color, "relpos": (0.0, 0.5)}
         ax.annotate(
-            ends[name][2], xy=(x, y), xycoords="axes fraction", xytext=(1.0, height),
-            textcoords=beside, va="center", color=readable(looks[name].color), fontsize=size,
-            annotation_clip=False, arrowprops=line,
+            ends[name][2], xy=at[name], xytext=(1.0, height), textcoords=beside, **text,
+            color=readable(looks[name].color), annotation_clip=False, arrowprops=line,
         )  # fmt: skip
 
 

@@ -103,6 +103,14 @@ def test_loss_ends_are_written_apart_from_each_other():
     assert all(box.x0 > ax.get_window_extent().x1 for box in boxes)
 
 
+def test_a_loss_that_ends_early_is_written_beside_its_last_point():
+    history = frames.history()
+    history["tokens"] = history["tokens"].astype(float).mask(history["run"] == "source", 1.0)
+    ax = plots.loss(history, against=None)
+    (early,) = [t for t in ax.texts if ax.transAxes.transform(t.xy)[0] < ax.bbox.x0 + 99]
+    assert (early.arrow_patch, early.get_position()) == (None, (6, 0))
+
+
 def test_loss_ends_that_would_read_alike_get_a_digit_more_and_equal_ones_are_said_once():
     ends = {"symmetric": 3.1912, "diagonal": 3.1912, "noisy 10 dB": 3.1883, "random init": 4.0}
     rows = {"run": list(ends), "tokens": 9, "split": "heldout", "loss": list(ends.values())}
