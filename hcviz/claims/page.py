@@ -27,7 +27,7 @@ is on the claimed side of the bound, or, where equality is claimed, within the t
 several sources has its own mean on the other side. *Not at this scale*: what is claimed cannot be
 measured in runs of this size. Several numbers of one seed and one text are not independent as new
 data would be, and all of them are from models of about a million weights: where ours and the
-paper's differ, scale is one of the reasons.
+paper's differ, scale is one of the reasons. In italics stands what limits a test.
 """
 COLUMNS = ("claim", "what is tested", "where", "verdict", "effect", "interval", "numbers")
 
@@ -106,7 +106,8 @@ def _rows(table: pd.DataFrame) -> str:
     for one in table.itertuples():
         file = f'<a id="{one.claim}"></a>[{one.claim}](../data/claims/{one.claim}.toml)'
         told = (f"**{one.verdict}**", effect_of(one), interval_of(one), one.numbers or "")
-        rows.append((file, one.title, one.where, *told))
+        tested = f"{one.title}. *{one.note}*" if one.note else one.title
+        rows.append((file, tested, one.where, *told))
     return _table(COLUMNS, rows)
 
 

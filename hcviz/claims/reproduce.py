@@ -79,8 +79,8 @@ def verdicts(some: Mapping[str, Claim] | None = None) -> pd.DataFrame:
     """Return all claims with their verdicts, a row each.
 
     Returns:
-        The columns claim, kind, title, where, figure, verdict, effect, low, high, unit, numbers,
-        and sources: the mean of each source.
+        The columns claim, kind, title, note, where, figure, verdict, effect, low, high, unit,
+        numbers, and sources: the mean of each source.
 
     Raises:
         HcvizError: If a claim cannot be read or judged.
@@ -88,7 +88,7 @@ def verdicts(some: Mapping[str, Claim] | None = None) -> pd.DataFrame:
     rows = []
     for claim in (some or claims()).values():
         found = verdict_of(claim)
-        said = {key: getattr(claim, key) for key in ("kind", "title", "where", "figure")}
+        said = {key: getattr(claim, key) for key in ("kind", "title", "note", "where", "figure")}
         seen = {"effect": found.effect, "low": found.low, "high": found.high}
         counted = {"unit": claim.measure.unit, "numbers": found.seeds, "sources": found.sources}
         rows.append({"claim": claim.name, **said, "verdict": found.name, **seen, **counted})

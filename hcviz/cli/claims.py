@@ -65,6 +65,8 @@ def reproduce(
         return 0
     found = find_claim(claim)
     print(f"{found.title}\n  ({found.where}: {found.said})")
+    if found.note:
+        print(f"  {found.note}")
     if not found.recording:
         print(f"{verdict_of(found)} (computed now; no run is needed)")
         return 0

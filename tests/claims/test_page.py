@@ -34,6 +34,7 @@ def test_every_claim_has_a_row_with_its_verdict(page):
         [row] = [line for line in text.splitlines() if f'id="{one.claim}"' in line]
         assert f"**{one.verdict}**" in row
         assert one.title in row
+        assert one.note in row
     assert f"Of {len(table)} claims:" in text
 
 

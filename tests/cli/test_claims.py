@@ -80,6 +80,7 @@ def test_a_claim_without_runs_is_judged_at_once(hcviz):
     assert code == 0
     assert "reproduced: 0" in out
     assert "no run is needed" in out
+    assert find_claim("table-2").note in out
 
 
 def test_the_dry_run_prints_what_the_paper_has_and_what_is_assumed(monkeypatch, capsys):
