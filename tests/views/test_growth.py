@@ -77,7 +77,9 @@ def test_in_lockstep_a_run_that_grew_is_the_run_that_did_not(small, corpus, tmp_
     told = [heldout(run).astype("float32").tolist() for run in (wide, plain, fresh)]
     assert told[0] == told[1] != told[2]  # to the last bit, at every step
     assert np.abs(heldout(fresh) / heldout(plain) - 1).max() > 1e-6
-    assert (hcviz.measure(wide, metrics=["ledger"])["value"] == 0).all()
+    # some processors round equal columns of a float64 product apart: the last place, squared
+    shares = hcviz.measure(wide, metrics=["ledger"])["value"]
+    assert shares.max() < (128 * np.finfo(float).eps) ** 2
 
 
 def test_moments_grow_by_the_map_of_the_weights_and_identities_have_none(grown):
