@@ -170,6 +170,16 @@ def test_recorded_runs_are_gone_on_from_elsewhere(made, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(after, before)
 
 
+def test_what_was_made_here_and_is_recorded_stands_there_once(made, tmp_path):
+    out = shutil.copytree(made[0], tmp_path / "out")
+    recorded = recipe.gather(out, command="long.py")
+    before = pd.read_parquet(recorded / "losses.parquet")
+    recipe.extend(out, recorded)
+    frames = open_frames(recipe.gather(out, command="long.py"))
+    assert len(frames.runs) == 3
+    pd.testing.assert_frame_equal(frames.losses, before)
+
+
 def test_no_grid_of_the_shipped_recording_is_tried_again(tmp_path):
     recipe.extend(tmp_path, scripts.ROOT / "data" / "runs" / "long")
     arms = long_runs.FIRST + long_runs.LATER

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,10 @@ class Job:
         return self.place / self.arm.replace(" ", "-")
 
 
-NAMES = [field.name for field in dataclasses.fields(Job)]
+def job_of(row: Mapping[str, Any]) -> Job:
+    """Return the job of a note, or of a row of recorded runs."""
+    names = [field.name for field in dataclasses.fields(Job)]
+    return Job(**{name: row[name] for name in names if name in row})
 
 
 def done(job: Job, out: Path) -> dict[str, Any] | None:
@@ -191,7 +194,7 @@ def extend(out: Path, recorded: Path) -> None:
     if not (out / RECORDED).is_dir():
         shutil.copytree(recorded, out / RECORDED)
     for row in pd.read_parquet(out / RECORDED / "runs.parquet").to_dict("records"):
-        job, loss = Job(**{name: row[name] for name in NAMES}), row["loss"]
+        job, loss = job_of(row), row["loss"]
         if not done(job, out):
             (out / job.folder).mkdir(parents=True, exist_ok=True)
             note(out / job.folder, job, loss=None if pd.isna(loss) else loss)
@@ -216,11 +219,11 @@ def gather(out: Path, *, command: str, curvature: Corpus | None = None) -> Path:
     for name, parts in tables.items():
         if (path := out / RECORDED / f"{name}.parquet").is_file():
             parts.append(pd.read_parquet(path))
+    recorded = {job_of(row) for part in tables["runs"] for row in part.to_dict("records")}
     for path in sorted(out.glob(f"*/lr-*/seed-*/*/{DONE}")):
-        if not (path.parent / "run.json").is_file():  # of a run that was recorded elsewhere
-            continue
         found = json.loads(path.read_text(encoding="utf-8"))
-        job = Job(**{name: found[name] for name in NAMES if name in found})
+        if (job := job_of(found)) in recorded:
+            continue
         rows.append(row_of(path.parent, found | dataclasses.asdict(job)))
         if found["loss"] is None:
             continue

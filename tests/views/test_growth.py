@@ -50,6 +50,7 @@ def test_history_goes_on_and_the_loss_does_not_jump(grown):
         after = heldout(grown)[step]
         assert after == pytest.approx(heldout(before(grown, step))[step], rel=1e-6)  # float32
     assert grown.model(12).config.num_hidden_layers == 3
+    assert (hcviz.measure(grown, metrics=["ledger"])["value"] == 0).all()
     assert grown.info["request"]["begin"]["step"] == 8
     assert before(grown, 5).info["tokens"] == 5 * 2 * 16
 
