@@ -12,6 +12,7 @@ import pandas as pd
 
 from hcviz.claims.budget import assumed, estimate, planned, read_pair
 from hcviz.claims.claim import claims
+from hcviz.claims.figures import FAMILIES, HALF, QUARTER
 from hcviz.claims.frames import Frames, Who, open_frames
 from hcviz.claims.quantities import QUANTITIES
 from hcviz.claims.reproduce import measured, number, verdicts
@@ -20,7 +21,8 @@ from hcviz.statistics.escape import escape
 from hcviz.statistics.verdict import REPRODUCED, Verdict, judge
 
 PAGE = Path(__file__).with_suffix(".md")
-HALF = "nano:gpt-neox-half"
+SEEDS = 3
+"""Of an arm with fewer nothing is told."""
 TEXT = PAGE.with_suffix(".in")
 
 
@@ -39,24 +41,25 @@ def said(name: str, table: pd.DataFrame) -> str:
 
 def breakers_table() -> str:
     """Return by how much each arm ends under the locked clone, in the short and the long runs."""
-    found, heads = {}, []
-    for name, source in (("breakers", "nano:gpt-neox-quarter"), ("long", HALF)):
-        frames = open_frames(name)
+    found, heads, columns = {}, [], [QUARTER, *FAMILIES.values()]
+    for source in columns:
+        frames = open_frames("breakers" if source == QUARTER else "long")
         runs = frames.runs.query(f"source == '{source}' and factor == 2")
         heads.append(f"{source} x2, {runs['steps'].max():,} steps")
         for arm in runs["arm"].unique():
             gaps = QUANTITIES["loss"](frames, [source], 2, arm=arm, against="symmetric")
-            found.setdefault(arm, {})[name] = judge(gaps, expect="below")
+            found.setdefault(arm, {})[source] = judge(gaps, expect="below")
     found.pop("symmetric")
-    rows = [f"| arm | {' | '.join(heads)} |", "|---|---|---|"]
+    rows = [f"| arm | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for arm, one in sorted(found.items(), key=lambda item: next(iter(item[1].values())).effect):
-        rows.append(f"| {arm} | {ends(one.get('breakers'))} | {ends(one.get('long'))} |")
+        cells = [ends(one.get(source)) for source in columns]
+        rows.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
 def ends(one: Verdict | None) -> str:
     """Return a difference and its interval, in bold where all of it is below zero."""
-    if one is None or not one.seeds:
+    if one is None or one.seeds < SEEDS:
         return ""
     effect = f"**{number(one.effect)}**" if one.name == REPRODUCED else number(one.effect)
     return effect + interval(vars(one))

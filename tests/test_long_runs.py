@@ -48,10 +48,24 @@ def test_the_grid_goes_on_until_both_neighbours_are_worse(tmp_path):
     assert tried["random init"] == [2e-3, 4e-3, 8e-3]
     assert tried["noisy 10 dB"] == [4e-3, 8e-3, 1.6e-2, 3.2e-2]
     assert tried["source"] == [1e-3, 2e-3, 4e-3, 8e-3]  # the high ones diverged
-    later = [job for job in made if job.source != long_runs.HALF or job.seed]
+    later = [job for job in made if job.seed]
     assert {job.lr for job in later if job.arm == "random init"} == {4e-3}
     assert {job.lr for job in later if job.arm == long_runs.MATCHED} == {1e-3}
     assert pretend(tmp_path, loss) == []
+
+
+@pytest.mark.parametrize("suits", [2e-3, 8e-3, 1.6e-2])
+def test_a_family_begins_with_the_best_rate_of_the_first_and_ends_with_its_own(tmp_path, suits):
+    def loss(job):
+        best = 8e-3 if job.source == long_runs.HALF else suits
+        return 3 + max(job.lr, best) / min(job.lr, best)
+
+    made = pd.DataFrame(pretend(tmp_path, loss)).query("arm == 'noisy 40 dB'")
+    for name in long_runs.FAMILIES:
+        rates = made[made["source"] == name].groupby("seed")["lr"].apply(list)
+        assert rates[0][0] == 8e-3
+        assert {suits / 2, suits, suits * 2} <= {*rates[0]}
+        assert rates.to_list()[1:] == [[suits], [suits]]
 
 
 def test_all_arms_have_three_seeds_in_three_families(tmp_path):

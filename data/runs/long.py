@@ -6,9 +6,10 @@ Sources that are short of width (64) and what they are widened to (128), three f
 three seeds, 2,400 steps of 2,048 tokens of the text that the sources learned from: all half-wide
 sources saw the same training chapters, and nobody saw the held-out ones. Order, noise and random
 weights of a seed are the same in all arms. Gradients are not clipped, so that the matched source
-takes exactly the steps of the noiseless clone. Each arm has the learning rate that was best for it
-on one grid: GPT-NeoX, seed 0, whole length, factors of two, until both neighbours of the best rate
-are worse. The matched source has the rate of the symmetric clone, to which it is matched.
+takes exactly the steps of the noiseless clone. Each arm has, in each family, the learning rate that
+was best for it on one grid: seed 0, whole length, factors of two, until both neighbours of the best
+rate are worse; what is best in GPT-NeoX is tried first in the others. The matched source has the
+rate of the symmetric clone, to which it is matched.
 
 Every run lies in OUT/SOURCE-xFACTOR/lr-RATE/seed-N/ARM. Once it is measured, losses.parquet,
 metrics.parquet and done.json lie beside its run.json, and of its weights the last step, whole, and
@@ -37,55 +38,53 @@ WIDER = ["noisy 10 dB", "random init"]
 def jobs(out: Path) -> Iterator[Job]:
     """Yield the runs that are known to be needed, done or not, what matters most first.
 
-    An arm's other seeds and sources come once its grid is settled, so the list grows with what is
-    done; several processes may work it off.
+    An arm's other seeds come once its grid is settled, so the list grows with what is done;
+    several processes may work it off.
     """
     yield from (Job(HALF, arm, START) for arm in FIRST)
-    yield from main_arms(out, FIRST)
-    yield from families(out, FIRST)
-    yield from main_arms(out, LATER)
+    yield from family(out, FIRST)
+    for name in FAMILIES:
+        yield from family(out, FIRST, name)
+    yield from family(out, LATER)
     for noisy in rates(out, WIDER[:1]):
         yield from (Job(base, *noisy, seed) for seed in SEEDS for base in BASES)
     for seed in SEEDS:
         yield from (Job(HALF, *noisy, seed, factor=4) for noisy in rates(out, WIDER[:1]))
         yield from (Job(WHOLE, *arm, seed) for arm in rates(out, WIDER))
-    yield from families(out, LATER)
+    for name in FAMILIES:
+        yield from family(out, LATER, name)
 
 
-def main_arms(out: Path, arms: list[str]) -> Iterator[Job]:
-    """Yield the grids of arms, then their seeds, in the first family."""
+def family(out: Path, arms: list[str], source: str = HALF) -> Iterator[Job]:
+    """Yield the grids of arms, then their seeds, in one family."""
     for arm in arms:
-        yield from (Job(HALF, arm, lr) for lr in untried(out, arm))
-    yield from (Job(HALF, arm, lr, seed) for seed in SEEDS for arm, lr in rates(out, arms))
+        yield from (Job(source, arm, lr) for lr in untried(out, arm, source))
+    chosen = dict(rates(out, arms, source))
+    yield from (Job(source, *arm, seed) for seed in SEEDS for arm in chosen.items())
 
 
-def families(out: Path, arms: list[str]) -> Iterator[Job]:
-    """Yield the seeds of arms in the other families."""
-    for seed in SEEDS:
-        yield from (Job(name, *arm, seed) for name in FAMILIES for arm in rates(out, arms))
-
-
-def grid_of(out: Path, arm: str) -> dict[float, float]:
+def grid_of(out: Path, arm: str, source: str = HALF) -> dict[float, float]:
     """Return an arm's held-out losses at the end by learning rate; infinite where it diverged."""
-    notes = {lr: done(Job(HALF, arm, lr), out) for lr in RATES}
+    notes = {lr: done(Job(source, arm, lr), out) for lr in RATES}
     return {lr: note["loss"] or float("inf") for lr, note in notes.items() if note}
 
 
-def untried(out: Path, arm: str) -> list[float]:
-    """Return the rates to try: the first, then the neighbours, in RATES, of the best so far."""
-    losses = grid_of(out, arm)
-    if arm == MATCHED or not losses:
-        return [START] * (arm != MATCHED)
-    at = RATES.index(min(losses, key=losses.get))
-    return [lr for lr in RATES[max(0, at - 1) : at + 2] if lr not in losses]
+def untried(out: Path, arm: str, source: str = HALF) -> list[float]:
+    """Return the rate to try next, if any: a first one, then neighbours of the best so far."""
+    if arm == MATCHED:
+        return []
+    if losses := grid_of(out, arm, source):
+        at = RATES.index(min(losses, key=losses.get))
+        return [lr for lr in RATES[max(0, at - 1) : at + 2] if lr not in losses][:1]
+    return [START] if source == HALF else [lr for _, lr in rates(out, [arm])]
 
 
-def rates(out: Path, arms: list[str]) -> Iterator[tuple[str, float]]:
+def rates(out: Path, arms: list[str], source: str = HALF) -> Iterator[tuple[str, float]]:
     """Yield the arms whose grid is settled, with the rate with which each ends lowest."""
     for arm in arms:
         taken = "symmetric" if arm == MATCHED else arm
-        losses = grid_of(out, taken)
-        if losses and not untried(out, taken):
+        losses = grid_of(out, taken, source)
+        if losses and not untried(out, taken, source):
             yield arm, min(losses, key=losses.get)
 
 

@@ -164,11 +164,13 @@ def figure_7(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
 
     Best are symmetric and noisy symmetric, about alike, then noisy diagonal, then diagonal, and
     last the random start. Ours begins at an eighth of the training: before, a random start is far
-    above.
+    above. A family is drawn once all of its arms have all of their seeds.
     """
-    rows = _late(_losses(recorded["long"], everyone(FIVE, [HALF])))
-    if len(rows):
-        yield "", (plots.loss(rows, reference=None), rows)
+    for family, rows in _by_family(recorded, "losses", FIVE):
+        seeds = rows.groupby("run")["seed"].nunique().reindex(FIVE)
+        if (seeds == seeds.max()).all():
+            rows = _late(rows)
+            yield family, (plots.loss(rows, reference=None), rows)
 
 
 @figure
@@ -211,12 +213,16 @@ def ledger(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
 
 @figure
 def rates(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
-    """The paper gives one learning rate for both arms. Here each has the best of a small grid."""
-    runs = recorded["long"].runs
-    rows = runs[(runs["source"] == HALF) & (runs["factor"] == 2) & (runs["seed"] == 0)]
-    rows = rows[rows.groupby("arm")["lr"].transform("nunique") > 1]
-    if len(rows):
-        yield "", (plots.rates(rows, hue="arm"), rows)
+    """The paper gives one learning rate for both arms. Here each has the best of a small grid.
+
+    Of each family, seed 0: factors of two, until both neighbours of the best rate are worse.
+    """
+    runs = recorded["long"].runs.query("factor == 2 and seed == 0")
+    for family, source in FAMILIES.items():
+        rows = runs[runs["source"] == source]
+        rows = rows[rows.groupby("arm")["lr"].transform("nunique") > 1]
+        if len(rows):
+            yield family, (plots.rates(rows, hue="arm"), rows)
 
 
 @figure

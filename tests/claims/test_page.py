@@ -57,6 +57,16 @@ def test_each_figure_lists_its_claims(page):
         assert f"**{one.verdict}** · {one.title}" in section
 
 
+def test_a_family_is_compared_once_all_arms_have_their_seeds():
+    made = recordings.tables(sources=(recordings.HALF, "nano:opt-half"))
+    lacking = "source == 'nano:opt-half' and arm == 'diagonal' and seed == 2"
+    less = {name: table.drop(table.query(lacking).index) for name, table in made.items()}
+    for tables, families in ((made, ["gpt-neox", "opt"]), (less, ["gpt-neox"])):
+        found = FIGURES["figure-7"]({"long": module.Frames(**tables)})
+        assert [family for family, _ in found] == families
+    plt.close("all")
+
+
 def test_one_figure_and_its_verdicts_are_a_call_each(page, capsys):
     table = page[2]
     plt.close("all")
@@ -68,7 +78,8 @@ def test_one_figure_and_its_verdicts_are_a_call_each(page, capsys):
     assert found["verdict"].to_dict() == dict(zip(wanted["title"], wanted["verdict"], strict=True))
     none = found[found["verdict"] == "no runs yet"]
     assert (none[["effect", "interval"]] == "").all(axis=None)
-    assert found.loc["Noise of 10 dB changes nothing at the end", "effect"] == "-0.08 nats/token"
+    effect = "-0.08 nats/token (gpt-neox-half -0.08, opt-half -0.08)"
+    assert found.loc["Noise of 10 dB changes nothing at the end", "effect"] == effect
     assert len(verdicts_of()) == len(table)
     with pytest.raises(HcvizError, match=r"'rates' or drawn in it.*figure-7.*clone-better"):
         verdicts_of("rates")
