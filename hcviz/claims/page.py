@@ -116,7 +116,9 @@ def section(name: str, stems: list[str], table: pd.DataFrame) -> str:
     said = inspect.getdoc(FIGURES[name])
     title = name.replace("-", " ").capitalize()
     lines = [f"## {title}", "", said, ""]
-    lines += [f"![{title}]({stem}.png)\n" for stem in stems]
+    for stem in stems:
+        part = stem.removeprefix(name).removeprefix("-").replace("-accuracy", ", accuracy")
+        lines += [f"*{part}*\n"] * bool(part) + [f"![{title}]({stem}.png)\n"]
     for one in table[table["figure"] == name].itertuples():
         told = ": ".join(filter(None, [one.title, effect_of(one)]))
         lines.append(f"- **{one.verdict}** · {told} ([{one.claim}](#{one.claim}))")
