@@ -66,15 +66,16 @@ def ends(one: Verdict | None) -> str:
 
 
 def rates_table(frames: Frames) -> str:
-    """Return the grid of learning rates: losses at the end, the best of each arm in bold."""
+    """Return the grids of learning rates: losses at the end, the best of each arm in bold."""
     arms = ["noisy 10 dB", "symmetric", "random init", "source"]
-    grid = pd.DataFrame({arm: frames.rates(Who(arm, HALF)) for arm in arms})
-    rows = [f"| peak rate | {' | '.join(arms)} |", "|---" * (len(arms) + 1) + "|"]
-    for rate, row in grid.iterrows():
-        cells = ("" if pd.isna(v) else f"{v:.3f}" for v in row)
-        best = (f"**{c}**" if c and v == grid[a].min() else c
-                for a, v, c in zip(arms, row, cells, strict=True))  # fmt: skip
-        rows.append(f"| {rate:g} | {' | '.join(best)} |")
+    rows = [f"| pair | peak rate | {' | '.join(arms)} |", "|---" * (len(arms) + 2) + "|"]
+    for source in FAMILIES.values():
+        grid = pd.DataFrame({arm: frames.rates(Who(arm, source)) for arm in arms})
+        for rate, row in grid.iterrows():
+            cells = ("" if pd.isna(v) else f"{v:.3f}" for v in row)
+            best = (f"**{c}**" if c and v == grid[a].min() else c
+                    for a, v, c in zip(arms, row, cells, strict=True))  # fmt: skip
+            rows.append(f"| {source} x2 | {rate:g} | {' | '.join(best)} |")
     return "\n".join(["Loss at the end, seed 0, nats per token; of each arm the best:", "", *rows])
 
 
