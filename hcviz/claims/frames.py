@@ -25,6 +25,8 @@ class Who:
     arm: str
     source: str
     factor: int = 2
+    lr: float | None = None
+    """The learning rate that is meant; None: that with which the arm ends lowest."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ class Frames:
         return rows.set_index("lr")["loss"].astype(float).fillna(float("inf")).sort_index()
 
     def rate(self, who: Who) -> float | None:
-        """Return the learning rate with which an arm ends lowest; None if it was not run."""
+        """Return the rate that is meant; if none, the best that was tried, None if none was."""
+        if who.lr is not None:
+            return who.lr
         tried = self.rates(who)
         return None if tried.empty else float(tried.idxmin())
 

@@ -1,8 +1,9 @@
 """What claims measure: functions of recorded frames, a number for each source and seed.
 
 Each takes the frames, the sources and the factor of a claim, and keywords of its own, and returns a
-series by (source, seed). An arm is a name (``"symmetric"``), or ``{arm=, source=, factor=}`` where
-its pair of models is another one. Seeds that one of the arms lacks are left out.
+series by (source, seed). An arm is a name (``"symmetric"``), or ``{arm=, source=, factor=, lr=}``
+where its pair of models is another one, or its rate not that with which it ends lowest. Seeds that
+one of the arms lacks are left out.
 """
 
 import functools

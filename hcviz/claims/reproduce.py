@@ -149,7 +149,7 @@ def jobs_of(claim: Claim, *, seeds: int = 3, steps: int | None = None) -> list[J
             for who in whos_of(measure.arguments, source, claim.factor):
                 rows = frames.of("runs", who) if frames else ()
                 told = rows.iloc[0] if len(rows) else {}
-                rate = (frames and frames.rate(who)) or START
+                rate = (frames.rate(who) if frames else who.lr) or START
                 size = {key: int(told[key]) for key in ("steps", "context") if key in told}
                 size |= {"steps": steps} if steps else {}
                 for seed in range(seeds):

@@ -132,11 +132,14 @@ def test_seeds_that_one_arm_lacks_are_left_out():
     assert [seed for _, seed in found.index] == [0, 2]
 
 
-def test_the_best_rate_is_taken(frames):
+def test_the_best_rate_is_taken_unless_one_is_meant(frames):
     slow = {name: table.assign(lr=1e-3) for name, table in recordings.tables(seeds=1).items()}
     slow["runs"]["loss"] += 0.5
     both = {name: pd.concat([getattr(frames, name), table]) for name, table in slow.items()}
     assert Frames(**both).rate(Who(NOISY, HALF)) == 2e-3
+    meant = {"against": "symmetric", "arm": {"arm": "symmetric", "lr": 1e-3}}
+    found = QUANTITIES["loss"](Frames(**both), [HALF], 2, **meant)
+    assert found.to_dict() == {(HALF, 0): pytest.approx(0.5)}
     diverged = both["runs"]["loss"].where(both["runs"]["lr"] == 1e-3)
     both["runs"] = both["runs"].assign(loss=diverged)
     assert Frames(**both).rate(Who(NOISY, HALF)) == 1e-3
