@@ -9,7 +9,7 @@ import pandas as pd
 from hcviz import plots
 from hcviz.claims.claim import KINDS
 from hcviz.claims.figures import FIGURES, recordings
-from hcviz.claims.frames import Frames
+from hcviz.claims.frames import Frames, Who
 from hcviz.claims.reproduce import effect_of, interval_of, verdicts
 from hcviz.errors import HcvizError
 from hcviz.io.files import write_text
@@ -78,13 +78,13 @@ def tables(recorded: dict[str, Frames], table: pd.DataFrame) -> str:
 
 
 def _runs(recorded: dict[str, Frames]) -> str:
-    """Say which runs there are, by source, arm, seeds, length."""
+    """Say which runs there are, by source, length, arm; the seeds are those at its best rate."""
     rows = []
     for name, frames in recorded.items():
         runs = frames.runs
         for (source, factor), part in runs.groupby(["source", "factor"], sort=False):
-            seeds = part.groupby("arm")["seed"].nunique()
-            arms = ", ".join(f"{arm} ({count})" for arm, count in seeds.items())
+            whos = [Who(arm, source, factor) for arm in sorted(part["arm"].unique())]
+            arms = ", ".join(f"{who.arm} ({len(frames.of('runs', who))})" for who in whos)
             size = f"{part['parameters'].max() / 1e6:.2f}M"
             length = f"{part['steps'].max():,} steps, {part['tokens'].max() / 1e6:.1f}M tokens"
             hours = f"{part['cpu_minutes'].sum() / 60:.1f} h"
