@@ -21,9 +21,9 @@ from hcviz.statistics.escape import escape
 from hcviz.statistics.verdict import REPRODUCED, Verdict, judge
 
 PAGE = Path(__file__).with_suffix(".md")
-SEEDS = 3
-"""Of an arm with fewer nothing is told."""
 TEXT = PAGE.with_suffix(".in")
+SEEDS = 3
+"""Of an arm with fewer the table of arms tells nothing."""
 
 
 def interval(one: Mapping[str, Any]) -> str:

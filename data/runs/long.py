@@ -42,10 +42,9 @@ def jobs(out: Path) -> Iterator[Job]:
     several processes may work it off.
     """
     yield from (Job(HALF, arm, START) for arm in FIRST)
-    yield from family(out, FIRST)
-    for name in FAMILIES:
+    for name in (HALF, *FAMILIES):
         yield from family(out, FIRST, name)
-    yield from family(out, LATER)
+    yield from family(out, LATER, HALF)
     for noisy in rates(out, WIDER[:1]):
         yield from (Job(base, *noisy, seed) for seed in SEEDS for base in BASES)
     for seed in SEEDS:
@@ -55,12 +54,12 @@ def jobs(out: Path) -> Iterator[Job]:
         yield from family(out, LATER, name)
 
 
-def family(out: Path, arms: list[str], source: str = HALF) -> Iterator[Job]:
+def family(out: Path, arms: list[str], source: str) -> Iterator[Job]:
     """Yield the grids of arms, then their seeds, in one family."""
     for arm in arms:
         yield from (Job(source, arm, lr) for lr in untried(out, arm, source))
-    chosen = dict(rates(out, arms, source))
-    yield from (Job(source, *arm, seed) for seed in SEEDS for arm in chosen.items())
+    settled = list(rates(out, arms, source))
+    yield from (Job(source, arm, lr, seed) for seed in SEEDS for arm, lr in settled)
 
 
 def grid_of(out: Path, arm: str, source: str = HALF) -> dict[float, float]:

@@ -44,6 +44,7 @@ def test_every_picture_is_there_and_every_figure_says_what_the_paper_shows(page)
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert {path.name for path in written if path.suffix == ".png"} == set(pictures)
     assert all((out / name).is_file() for name in pictures)
+    assert "figure-2-opt.png" in pictures
     assert "*opt, accuracy*\n\n![Figure 2](figure-2-opt-accuracy.png)" in text
     assert "figure-9.png" not in pictures  # nothing of it was run
     assert FIGURES["figure_5".replace("_", "-")].__doc__.splitlines()[0] in text
