@@ -15,7 +15,7 @@ from hcviz.claims.claim import claims
 from hcviz.claims.figures import FAMILIES, HALF, QUARTER
 from hcviz.claims.frames import Frames, Who, open_frames
 from hcviz.claims.quantities import QUANTITIES
-from hcviz.claims.reproduce import measured, number, verdicts
+from hcviz.claims.reproduce import effect_of, measured, number, verdicts
 from hcviz.io.files import write_text
 from hcviz.statistics.escape import escape
 from hcviz.statistics.verdict import REPRODUCED, Verdict, judge
@@ -34,8 +34,7 @@ def interval(one: Mapping[str, Any]) -> str:
 def said(name: str, table: pd.DataFrame) -> str:
     """Return a claim's verdict with its effect, linked to its row on the page of claims."""
     one = table.loc[name]
-    effect = number(one["effect"])
-    told = f", {effect} {one['unit']}{interval(one)}" if effect else ""
+    told = f", {effect_of(one)}{interval(one)}" if effect_of(one) else ""
     return f"**{one['verdict']}**{told} ([{name}](../figures/README.md#{name}))."
 
 
