@@ -34,7 +34,8 @@ def interval(one: Mapping[str, Any]) -> str:
 def said(name: str, table: pd.DataFrame) -> str:
     """Return a claim's verdict with its effect, linked to its row on the page of claims."""
     one = table.loc[name]
-    told = f", {effect_of(one)}{interval(one)}" if effect_of(one) else ""
+    effect = effect_of(one)
+    told = f", {effect}{interval(one)}" if effect else ""
     return f"**{one['verdict']}**{told} ([{name}](../figures/README.md#{name}))."
 
 
