@@ -14,6 +14,7 @@ from hcviz.claims.quantities import rates_foretold
 
 HALF, WHOLE = "nano:gpt-neox-half", "nano:gpt-neox"
 FAMILIES = {"gpt-neox": HALF, "opt": "nano:opt-half", "olmo": "nano:olmo-half"}
+NAMES = {"gpt-neox": "GPT-NeoX", "opt": "OPT", "olmo": "OLMo"}
 MAIN = ["noisy 10 dB", "symmetric", "random init", "source"]
 FIVE = ["symmetric", "noisy 10 dB", "noisy diagonal", "diagonal", "random init"]
 COPIES = ["symmetric", "noisy 10 dB", "dropout 0.1"]
@@ -119,10 +120,12 @@ def figure_2(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     """
     right = dict(_by_family(recorded, "accuracy", MAIN))
     for family, rows in _by_family(recorded, "losses", MAIN):
-        yield family, (plots.loss(rows), rows)
+        title = f"{NAMES[family]}: held-out loss over training"
+        yield family, (plots.loss(rows, title=title), rows)
         if family in right:
             rows = right[family].assign(tokens=right[family]["step"] * TOKENS)
-            yield f"{family}-accuracy", (plots.accuracy(rows, x="tokens"), rows)
+            title = f"{NAMES[family]}: mean accuracy over training"
+            yield f"{family}-accuracy", (plots.accuracy(rows, x="tokens", title=title), rows)
 
 
 @figure
@@ -132,7 +135,9 @@ def figure_4(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     Ours are ten tasks of held-out text that models of this size can do; the tick is chance.
     """
     for family, rows in _by_family(recorded, "accuracy", MAIN):
-        yield family, (plots.tasks(rows[rows["step"] == rows["step"].max()]), rows)
+        last = rows[rows["step"] == rows["step"].max()]
+        title = f"{NAMES[family]}: accuracy of each task at the end"
+        yield family, (plots.tasks(last, title=title), rows)
 
 
 @figure
@@ -143,7 +148,8 @@ def figure_5(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     the likely cause, and not tested.
     """
     for family, rows in _by_family(recorded, "metrics", COPIES, "cosine", "cosine.baseline"):
-        yield family, (plots.cosine(rows), rows)
+        title = f"{NAMES[family]}: do the copies part? Cosine of the cloned halves over training"
+        yield family, (plots.cosine(rows, title=title), rows)
 
 
 @figure
@@ -155,7 +161,8 @@ def figure_6(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     order = ["symmetric", "noisy 10 dB", "random init"]
     for family, rows in _by_family(recorded, "metrics", order, "spectrum"):
         rows = rows[rows["seed"] == 0]
-        yield family, (plots.spectrum(rows), rows)
+        title = f"{NAMES[family]}: does training fill the empty half? Singular values"
+        yield family, (plots.spectrum(rows, title=title), rows)
 
 
 @figure
@@ -170,7 +177,8 @@ def figure_7(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
         seeds = rows.groupby("run")["seed"].nunique().reindex(FIVE)
         if (seeds == seeds.max()).all():
             rows = _late(rows)
-            yield family, (plots.loss(rows, reference=None), rows)
+            title = f"{NAMES[family]}: four expansions and a random start"
+            yield family, (plots.loss(rows, reference=None, title=title), rows)
 
 
 @figure
@@ -208,7 +216,8 @@ def ledger(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     R is the residual stream, H the heads, N the neurons; a locked clone lies on zero.
     """
     for family, rows in _by_family(recorded, "metrics", COPIES, "ledger"):
-        yield family, (plots.ledger(rows), rows)
+        title = f"{NAMES[family]}: who leaves the clone, and along which axis?"
+        yield family, (plots.ledger(rows, title=title), rows)
 
 
 @figure
@@ -222,7 +231,8 @@ def rates(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
         rows = runs[runs["source"] == source]
         rows = rows[rows.groupby("arm")["lr"].transform("nunique") > 1]
         if len(rows):
-            yield family, (plots.rates(rows, hue="arm"), rows)
+            title = f"{NAMES[family]}: each arm at several learning rates"
+            yield family, (plots.rates(rows, hue="arm", title=title), rows)
 
 
 @figure
