@@ -194,12 +194,14 @@ def test_what_was_made_here_and_is_recorded_stands_there_once(made, tmp_path):
     pd.testing.assert_frame_equal(frames.losses, before)
 
 
-def test_no_grid_of_the_shipped_recording_is_tried_again(tmp_path):
+def test_the_shipped_recording_is_whole_and_its_best_rates_are_those_of_the_claims(tmp_path):
     recipe.extend(tmp_path, scripts.ROOT / "data" / "runs" / "long")
-    arms = long_runs.FIRST + long_runs.LATER
-    assert not [lr for arm in arms for lr in long_runs.untried(tmp_path, arm)]
-    chosen = {arm: open_frames("long").rate(Who(arm, long_runs.HALF)) for arm in arms}
-    assert dict(long_runs.rates(tmp_path, arms)) == chosen
+    assert not [job for job in long_runs.jobs(tmp_path) if not recipe.done(job, tmp_path)]
+    arms, frames = long_runs.FIRST + long_runs.LATER, open_frames("long")
+    for source in (long_runs.HALF, *long_runs.FAMILIES):
+        assert not [lr for arm in arms for lr in long_runs.untried(tmp_path, arm, source)]
+        chosen = {arm: frames.rate(Who(arm, source)) for arm in arms}
+        assert dict(long_runs.rates(tmp_path, arms, source)) == chosen
 
 
 def test_runs_of_several_texts_are_not_gathered(made, tmp_path):
