@@ -148,7 +148,7 @@ def test_what_is_done_is_gathered_with_its_story(made):
         for name in ("runs", "losses", "metrics")
     )
     assert len(runs) == 3
-    assert runs[["weights", "corpus", "command", "versions"]].notna().all(axis=None)
+    assert runs[["weights", "corpus", "command", "versions", "machine"]].notna().all(axis=None)
     assert "loss became" in json.loads((out / diverges.folder / "done.json").read_text())["stopped"]
     assert set(losses["arm"]) == {"noisy 10 dB", "matched source"}
     assert set(metrics.query("metric == 'ledger'")["arm"]) == {"noisy 10 dB"}

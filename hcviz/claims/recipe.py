@@ -258,8 +258,8 @@ def gather(out: Path, *, command: str, curvature: Corpus | None = None) -> Path:
 def row_of(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
     """Return what is known of a run that is done: its note, and the story in its run.json."""
     info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    kept = {"command", "started", "tokens", "epochs", "parameters", "versions", "clone"}
-    facts = {key: info[key] for key in sorted(kept)}
+    kept = {"command", "started", "tokens", "epochs", "parameters", "versions", "clone", "machine"}
+    facts = {key: info.get(key) for key in sorted(kept)}
     facts |= {"corpus": info["corpus"]["fingerprint"], "weights": info["request"]["model"]}
     return found | {k: json.dumps(v) if isinstance(v, dict) else v for k, v in facts.items()}
 

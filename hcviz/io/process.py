@@ -1,6 +1,8 @@
-"""The process around us: transformers' voice kept down, and versions and command for the record."""
+"""The process around us: transformers' voice kept down, and the record of where a run was made."""
 
 import contextlib
+import platform
+import re
 import shlex
 import sys
 import time
@@ -50,13 +52,37 @@ def device_of(name: str) -> Any:
 
 
 def surroundings() -> dict[str, Any]:
-    """Return the versions, the command and the time, for the record."""
+    """Return the versions, the machine, the command and the time, for the record."""
     versions = {"python": sys.version.split()[0]}
     for name in ("hcviz", "torch", "transformers", "accelerate", "tokenizers", "safetensors"):
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
     return {
         "versions": versions,
+        "machine": machine(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def machine() -> str:
+    """Return what computes here: processor, its vector instructions, threads, and a GPU's name.
+
+    They say how sums are rounded, and so whether equal copies are rounded alike.
+
+    Example:
+        >>> machine().endswith("threads") or "GPU" in machine()
+        True
+    """
+    import torch
+
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):  # other systems than Linux have no such file
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        if found := re.search(r"^model name\s*:\s*(.+)$", told, re.MULTILINE):
+            name = found[1]
+    threads = f"{torch.get_num_threads()} threads"
+    parts = [name, torch.backends.cpu.get_cpu_capability(), threads]
+    if torch.cuda.is_available():
+        parts.append(f"GPU {torch.cuda.get_device_name()}")
+    return ", ".join(parts)

@@ -112,7 +112,7 @@ class Run:
 
     @property
     def info(self) -> dict[str, Any]:
-        """``run.json``: source, clone recipe, seed, corpus, versions; {} without one."""
+        """``run.json``: source, clone recipe, seed, corpus, versions, machine; {} without one."""
         if self._info is not None:
             return {"label": self._info["label"], "clone": self._recipe}
         return read_info(self.path)

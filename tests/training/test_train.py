@@ -48,6 +48,7 @@ def test_a_run_is_a_trainer_folder_with_a_record(run):
     assert info["epochs"] == pytest.approx(6 * 4 / info["corpus"]["train_tokens"] * 16, abs=1e-3)
     assert info["corpus"]["origin"] == {"file": "text.jsonl"}
     assert {"python", "torch", "transformers"} <= info["versions"].keys()
+    assert torch.backends.cpu.get_cpu_capability() in info["machine"]
     assert not list(run.path.rglob(".tmp*"))
 
 
