@@ -196,10 +196,11 @@ def test_what_was_made_here_and_is_recorded_stands_there_once(made, tmp_path):
 
 def test_the_shipped_recording_is_whole_and_its_best_rates_are_those_of_the_claims(tmp_path):
     recipe.extend(tmp_path, scripts.ROOT / "data" / "runs" / "long")
-    assert not [job for job in long_runs.jobs(tmp_path) if not recipe.done(job, tmp_path)]
     arms, frames = long_runs.FIRST + long_runs.LATER, open_frames("long")
     for source in (long_runs.HALF, *long_runs.FAMILIES):
-        assert not [lr for arm in arms for lr in long_runs.untried(tmp_path, arm, source)]
+        jobs = list(long_runs.family(tmp_path, arms, source))
+        assert len(jobs) == len(arms) * len(long_runs.SEEDS)  # and no rate that is to be tried
+        assert not [job for job in jobs if not recipe.done(job, tmp_path)]
         chosen = {arm: frames.rate(Who(arm, source)) for arm in arms}
         assert dict(long_runs.rates(tmp_path, arms, source)) == chosen
 

@@ -8,8 +8,9 @@ sources saw the same training chapters, and nobody saw the held-out ones. Order,
 weights of a seed are the same in all arms. Gradients are not clipped, so that the matched source
 takes exactly the steps of the noiseless clone. Each arm has, in each family, the learning rate that
 was best for it on one grid: seed 0, whole length, factors of two, until both neighbours of the best
-rate are worse; what is best in GPT-NeoX is tried first in the others. The matched source has the
-rate of the symmetric clone, to which it is matched.
+rate are worse; what is best in GPT-NeoX, 128 wide, is tried first in the others and in models of
+other widths and bases. The matched source has the rate of the symmetric clone, to which it is
+matched.
 
 Every run lies in OUT/SOURCE-xFACTOR/lr-RATE/seed-N/ARM. Once it is measured, losses.parquet,
 metrics.parquet and done.json lie beside its run.json, and of its weights the last step, whole, and
@@ -20,6 +21,7 @@ more costs its own minutes alone; its frames are gathered together with theirs.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from hcviz.claims.recipe import Job, done, script
 
@@ -45,45 +47,49 @@ def jobs(out: Path) -> Iterator[Job]:
     for name in (HALF, *FAMILIES):
         yield from family(out, FIRST, name)
     yield from family(out, LATER, HALF)
-    for noisy in rates(out, WIDER[:1]):
-        yield from (Job(base, *noisy, seed) for seed in SEEDS for base in BASES)
-    for seed in SEEDS:
-        yield from (Job(HALF, *noisy, seed, factor=4) for noisy in rates(out, WIDER[:1]))
-        yield from (Job(WHOLE, *arm, seed) for arm in rates(out, WIDER))
     for name in FAMILIES:
         yield from family(out, LATER, name)
+    yield from family(out, WIDER[::-1], WHOLE)
+    yield from family(out, WIDER[:1], HALF, 4)
+    for base in BASES:
+        yield from family(out, WIDER[:1], base)
 
 
-def family(out: Path, arms: list[str], source: str) -> Iterator[Job]:
-    """Yield the grids of arms, then their seeds, in one family."""
+def family(out: Path, arms: list[str], *pair: Any) -> Iterator[Job]:
+    """Yield the grids of arms, then their seeds, of one source and factor (2 unless given)."""
     for arm in arms:
-        yield from (Job(source, arm, lr) for lr in untried(out, arm, source))
-    settled = list(rates(out, arms, source))
-    yield from (Job(source, arm, lr, seed) for seed in SEEDS for arm, lr in settled)
+        yield from (job(arm, lr, *pair) for lr in untried(out, arm, *pair))
+    settled = list(rates(out, arms, *pair))
+    yield from (job(*one, *pair, seed=seed) for seed in SEEDS for one in settled)
 
 
-def grid_of(out: Path, arm: str, source: str = HALF) -> dict[float, float]:
+def job(arm: str, lr: float, source: str = HALF, factor: int = 2, *, seed: int = 0) -> Job:
+    """Return one run."""
+    return Job(source, arm, lr, seed, factor=factor)
+
+
+def grid_of(out: Path, arm: str, *pair: Any) -> dict[float, float]:
     """Return an arm's held-out losses at the end by learning rate; infinite where it diverged."""
-    notes = {lr: done(Job(source, arm, lr), out) for lr in RATES}
+    notes = {lr: done(job(arm, lr, *pair), out) for lr in RATES}
     return {lr: note["loss"] or float("inf") for lr, note in notes.items() if note}
 
 
-def untried(out: Path, arm: str, source: str = HALF) -> list[float]:
+def untried(out: Path, arm: str, *pair: Any) -> list[float]:
     """Return the rate to try next, if any: a first one, then neighbours of the best so far."""
     if arm == MATCHED:
         return []
-    if losses := grid_of(out, arm, source):
+    if losses := grid_of(out, arm, *pair):
         at = RATES.index(min(losses, key=losses.get))
         return [lr for lr in RATES[max(0, at - 1) : at + 2] if lr not in losses][:1]
-    return [START] if source == HALF else [lr for _, lr in rates(out, [arm])]
+    return [START] if pair in ((), (HALF,)) else [lr for _, lr in rates(out, [arm])]
 
 
-def rates(out: Path, arms: list[str], source: str = HALF) -> Iterator[tuple[str, float]]:
+def rates(out: Path, arms: list[str], *pair: Any) -> Iterator[tuple[str, float]]:
     """Yield the arms whose grid is settled, with the rate with which each ends lowest."""
     for arm in arms:
         taken = "symmetric" if arm == MATCHED else arm
-        losses = grid_of(out, taken, source)
-        if losses and not untried(out, taken, source):
+        losses = grid_of(out, taken, *pair)
+        if losses and not untried(out, taken, *pair):
             yield arm, min(losses, key=losses.get)
 
 
