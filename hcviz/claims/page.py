@@ -27,7 +27,8 @@ is on the claimed side of the bound, or, where equality is claimed, within the t
 several sources has its own mean on the other side. *Not at this scale*: what is claimed cannot be
 measured in runs of this size. Several numbers of one seed and one text are not independent as new
 data would be, and all of them are from models of about a million weights: where ours and the
-paper's differ, scale is one of the reasons. In italics stands what limits a test.
+paper's differ, scale is one of the reasons. In italics stands what limits a test. Effects at the
+end are over all held-out text, curves over the part that was watched, so they differ a little.
 """
 COLUMNS = ("claim", "what is tested", "where", "verdict", "effect", "interval", "numbers")
 
