@@ -52,14 +52,13 @@ def device_of(name: str) -> Any:
 
 
 def surroundings() -> dict[str, Any]:
-    """Return the versions, the machine, the command and the time, for the record."""
+    """Return the versions, the command and the time, for the record."""
     versions = {"python": sys.version.split()[0]}
     for name in ("hcviz", "torch", "transformers", "accelerate", "tokenizers", "safetensors"):
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
     return {
         "versions": versions,
-        "machine": machine(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -16,7 +16,7 @@ from hcviz.errors import HcvizError
 from hcviz.io.files import locked
 from hcviz.io.models import check_model
 from hcviz.io.parameters import takes
-from hcviz.io.process import quiet, surroundings
+from hcviz.io.process import machine, quiet, surroundings
 from hcviz.io.sources import load, tokenizer_for
 from hcviz.runs.run import Run
 from hcviz.runs.state import read_info
@@ -99,6 +99,7 @@ def train(model: Any, *, out: str | Path, request: TrainRequest) -> Run:
         "parameters": model.num_parameters(),
         **({"cast": cast} if cast else {}),
         **surroundings(),
+        "machine": machine(),
         **(request.info or {}),
         "request": asked,
     }
