@@ -45,5 +45,5 @@ def test_cells_of_widgets_run_without_a_stall(capsys):
 
 def test_a_cell_that_takes_as_long_as_the_limit_fails_the_trial(monkeypatch, capsys):
     monkeypatch.setattr(client, "LIMIT", 0)
-    assert client.main(["--cells", "2", "--plain"]) == 1
+    assert client.main(["--cells", "2"]) == 1
     assert capsys.readouterr().out.startswith("2 cells, 2 stalls, ")

@@ -1,5 +1,6 @@
 """Train a model for a while on `transformers.Trainer`, with snapshots at log-spaced steps."""
 
+import atexit
 import contextlib
 import copy
 import dataclasses
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from hcviz.cloning.lockstep import Pace, paces
@@ -112,14 +114,25 @@ def train(model: Any, *, out: str | Path, request: TrainRequest) -> Run:
         if arguments.world_size > 1:
             torch.distributed.barrier()
         if read_info(out).get("status") == "done":
-            return Run(out)
+            return _whole(out)
         if request.progress and first:
             told = planned if request.disk_budget or keeping != Keeping() else None
             for line in filter(None, (cast, told)):
                 print(f"{label}: {line}", file=sys.stderr)
         with quiet():
             _run(model, tokenizer, corpus, arguments, record, callbacks, request.begin)
-        return Run(out)
+        return _whole(out)
+
+
+def _whole(out: Path) -> Run:
+    """Return a run that is whole; its processes part before Python ends.
+
+    Threads of a group that is still there may hold tensors, and abort the process when they let go
+    of them in an interpreter that is being torn down.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        atexit.register(PartialState().destroy_process_group)
+    return Run(out)
 
 
 def _opened(model: Any, request: TrainRequest) -> tuple[Any, Any, str | Path | None]:

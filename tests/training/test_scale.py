@@ -27,13 +27,14 @@ SHARDED = (
     str(ROOT / "configs" / "eight-gpus.yaml"),
 )
 ARM = f"""
-import os, signal, sys, tiny, time
+import atexit, os, signal, sys, tiny, time, torch
 from hcviz.errors import HcvizError
 from hcviz.text.corpus import load_corpus
 from hcviz.training.train import train
 from hcviz.training.trainer import SnapshotTrainer
 
 text, out, killed = sys.argv[1:]
+atexit.register(lambda: print("in a group at exit:", torch.distributed.is_initialized()))
 step = SnapshotTrainer.training_step
 
 def training_step(self, *args):
@@ -139,7 +140,8 @@ def test_two_processes_do_the_work_of_one_though_one_dies(
     assert two.steps == [0, 2, 4]
 
     done = arm(launcher, text, out)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("in a group at exit: False") == 2
     assert (two.info["world_size"], two.info["status"]) == (2, "done")
     assert two.steps == one.steps
     assert_same_course(two, one)
