@@ -69,13 +69,15 @@ def rates_table(frames: Frames) -> str:
     """Return the grids of learning rates: losses at the end, the best of each arm in bold."""
     arms = ["noisy 10 dB", "symmetric", "random init", "source"]
     rows = [f"| pair | peak rate | {' | '.join(arms)} |", "|---" * (len(arms) + 2) + "|"]
-    for source in FAMILIES.values():
-        grid = pd.DataFrame({arm: frames.rates(Who(arm, source)) for arm in arms})
+    families = [(source, 2) for source in FAMILIES.values()]
+    pairs = frames.runs[["source", "factor"]].itertuples(index=False, name=None)
+    for source, factor in dict.fromkeys([*families, *pairs]):
+        grid = pd.DataFrame({arm: frames.rates(Who(arm, source, factor)) for arm in arms})
         for rate, row in grid.iterrows():
             cells = ("" if pd.isna(v) else f"{v:.3f}" for v in row)
             best = (f"**{c}**" if c and v == grid[a].min() else c
                     for a, v, c in zip(arms, row, cells, strict=True))  # fmt: skip
-            rows.append(f"| {source} x2 | {rate:g} | {' | '.join(best)} |")
+            rows.append(f"| {source} x{factor} | {rate:g} | {' | '.join(best)} |")
     return "\n".join(["Loss at the end, seed 0, nats per token; of each arm the best:", "", *rows])
 
 

@@ -21,6 +21,14 @@ COPIES = ["symmetric", "noisy 10 dB", "dropout 0.1"]
 QUARTER = "nano:gpt-neox-quarter"
 GROWN = ["noisy 10 dB", "grown at a quarter", "grown at half", "grown at three quarters", "source"]
 ROUNDED = ["symmetric", "diagonal", "diagonal in float64", "symmetric in float64"]
+BASES = {
+    f"base at step {step}": Who("noisy 10 dB", f"{HALF}@{step}") for step in (188, 375, 750)
+} | {"whole base": Who("noisy 10 dB", HALF), "random init": Who("random init", HALF)}
+FACTORS = {
+    "random init": Who("random init", WHOLE),
+    "2-fold from 128": Who("noisy 10 dB", WHOLE),
+    "4-fold from 64": Who("noisy 10 dB", HALF, 4),
+}
 TOKENS = 2048
 """In a step of the long comparison."""
 Drawn = tuple[Any, pd.DataFrame]
@@ -70,12 +78,10 @@ def _arms(rows: pd.DataFrame, order: list[str]) -> pd.DataFrame:
     return rows.sort_values("run", key=lambda names: names.map(order.index), kind="stable")
 
 
-def _losses(frames: Frames, whos: list[Who], names: list[str] | None = None) -> pd.DataFrame:
-    """Return the losses of arms, named by the arm or by a name for each."""
-    parts = [
-        frames.of("losses", who).assign(run=name)
-        for who, name in zip(whos, names or [who.arm for who in whos], strict=True)
-    ]
+def _losses(frames: Frames, whos: list[Who] | dict[str, Who]) -> pd.DataFrame:
+    """Return the losses of arms, named by the arm or as they are in a mapping."""
+    named = whos if isinstance(whos, dict) else {who.arm: who for who in whos}
+    parts = [frames.of("losses", who).assign(run=name) for name, who in named.items()]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -187,10 +193,7 @@ def figure_8(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
 
     The longer the base was trained, the better the clone; the difference is mostly early.
     """
-    whos = [Who("noisy 10 dB", f"{HALF}@{step}") for step in (188, 375, 750)]
-    whos += [Who("noisy 10 dB", HALF), Who("random init", HALF)]
-    names = ["base at step 188", "base at step 375", "base at step 750", "whole base"]
-    rows = _losses(recorded["long"], whos, [*names, "random init"])
+    rows = _losses(recorded["long"], BASES)
     if len(rows["run"].unique()) > 2:
         yield "", (plots.loss(rows, reference=None, against="whole base"), rows)
 
@@ -202,9 +205,7 @@ def figure_9(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     Both clones beat the random start; two-fold from the larger base is better. Ours begins at an
     eighth of the training.
     """
-    whos = [Who("random init", WHOLE), Who("noisy 10 dB", WHOLE), Who("noisy 10 dB", HALF, 4)]
-    names = ["random init", "2-fold from 128", "4-fold from 64"]
-    rows = _late(_losses(recorded["long"], whos, names))
+    rows = _late(_losses(recorded["long"], FACTORS))
     if len(rows["run"].unique()) > 1:
         yield "", (plots.loss(rows, reference=None, against="random init"), rows)
 
@@ -224,15 +225,22 @@ def ledger(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
 def rates(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     """The paper gives one learning rate for both arms. Here each has the best of a small grid.
 
-    Of each family, seed 0: factors of two, until both neighbours of the best rate are worse.
+    Seed 0 of each family and of figures 8 and 9; factors of two, until the best has worse ones
+    around it.
     """
-    runs = recorded["long"].runs.query("factor == 2 and seed == 0")
+    runs, pairs = recorded["long"].runs.query("seed == 0"), {}
     for family, source in FAMILIES.items():
-        rows = runs[runs["source"] == source]
-        rows = rows[rows.groupby("arm")["lr"].transform("nunique") > 1]
+        arms = runs.query("source == @source and factor == 2")["arm"].unique()
+        pairs[family] = NAMES[family], {arm: Who(arm, source) for arm in arms}
+    pairs |= {"bases": ("Younger bases", BASES), "factors": ("Twofold and fourfold", FACTORS)}
+    keys = [*runs[["arm", "source", "factor"]].itertuples(index=False, name=None)]
+    for part, (name, whos) in pairs.items():
+        named = {(who.arm, who.source, who.factor): arm for arm, who in whos.items()}
+        rows = runs.assign(run=[named.get(key) for key in keys]).dropna(subset=["run"])
+        rows = rows[rows.groupby("run")["lr"].transform("nunique") > 1]
         if len(rows):
-            title = f"{NAMES[family]}: each arm at several learning rates"
-            yield family, (plots.rates(rows, hue="arm", title=title), rows)
+            title = f"{name}: each arm at several learning rates"
+            yield part, (plots.rates(rows, title=title), rows)
 
 
 @figure
