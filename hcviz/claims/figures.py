@@ -225,8 +225,7 @@ def ledger(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
 def rates(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     """The paper gives one learning rate for both arms. Here each has the best of a small grid.
 
-    Seed 0 of each family and of figures 8 and 9; factors of two, until the best has worse ones
-    around it.
+    Seed 0 of the families, of figures 8 and 9: factors of two, until the best has worse neighbours.
     """
     runs, pairs = recorded["long"].runs.query("seed == 0"), {}
     for family, source in FAMILIES.items():
@@ -237,6 +236,7 @@ def rates(recorded: dict[str, Frames]) -> Iterator[tuple[str, Drawn]]:
     for part, (name, whos) in pairs.items():
         named = {(who.arm, who.source, who.factor): arm for arm, who in whos.items()}
         rows = runs.assign(run=[named.get(key) for key in keys]).dropna(subset=["run"])
+        rows = rows.sort_values("run", key=lambda run: run.map([*whos].index), kind="stable")
         rows = rows[rows.groupby("run")["lr"].transform("nunique") > 1]
         if len(rows):
             title = f"{name}: each arm at several learning rates"
