@@ -196,13 +196,16 @@ def test_what_was_made_here_and_is_recorded_stands_there_once(made, tmp_path):
 
 def test_the_shipped_recording_is_whole_and_its_best_rates_are_those_of_the_claims(tmp_path):
     recipe.extend(tmp_path, scripts.ROOT / "data" / "runs" / "long")
-    arms, frames = long_runs.FIRST + long_runs.LATER, open_frames("long")
-    for source in (long_runs.HALF, *long_runs.FAMILIES):
-        jobs = list(long_runs.family(tmp_path, arms, source))
-        assert len(jobs) == len(arms) * len(long_runs.SEEDS)  # and no rate that is to be tried
-        assert not [job for job in jobs if not recipe.done(job, tmp_path)]
-        chosen = {arm: frames.rate(Who(arm, source)) for arm in arms}
-        assert dict(long_runs.rates(tmp_path, arms, source)) == chosen
+    jobs = pd.DataFrame(long_runs.jobs(tmp_path))
+    assert not [job for job in long_runs.jobs(tmp_path) if not recipe.done(job, tmp_path)]
+    frames, arms = open_frames("long"), set(long_runs.FIRST + long_runs.LATER)
+    for (source, factor), rows in jobs.groupby(["source", "factor"]):
+        if source in (long_runs.HALF, *long_runs.FAMILIES) and factor == 2:
+            assert set(rows["arm"]) == arms
+        chosen = {arm: frames.rate(Who(arm, source, factor)) for arm in rows["arm"].unique()}
+        assert dict(long_runs.rates(tmp_path, chosen, source, factor)) == chosen
+        best = rows[rows["lr"] == rows["arm"].map(chosen)]
+        assert (best.groupby("arm")["seed"].agg(set) == set(long_runs.SEEDS)).all()
 
 
 def test_runs_of_several_texts_are_not_gathered(made, tmp_path):
